@@ -27,7 +27,7 @@ LADDER = [
     {"surgery"},
     {"layers"},
     {"draw", "canon"},
-    {"ops", "registry"},
+    {"ops", "registry", "errors"},
 ]
 RUNG = {name: i for i, rung in enumerate(LADDER) for name in rung}
 PACKAGE = Path(__file__).parents[1] / "src" / "cnnkit"

@@ -15,11 +15,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from cnnkit.models import create as create
     from cnnkit.models import specs as specs
+    from cnnkit.tasks.classify import load as load
+    from cnnkit.train.evaluate import evaluate as evaluate
+    from cnnkit.train.fit import fit as fit
 
 __version__ = "0.1.0"
 
 _WHERE = {
     "create": "cnnkit.models",
+    "evaluate": "cnnkit.train.evaluate",
+    "fit": "cnnkit.train.fit",
+    "load": "cnnkit.tasks.classify",
     "specs": "cnnkit.models",
 }
 

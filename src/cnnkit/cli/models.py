@@ -1,0 +1,66 @@
+"""`cnnkit models`: reads the canon alone, no torch."""
+
+from fnmatch import fnmatch
+from typing import Any
+
+import click
+
+from cnnkit import canon
+from cnnkit.cli.output import as_json, emit, table
+from cnnkit.errors import Misuse
+from cnnkit.registry import unknown
+
+
+@click.command("models", short_help="List the networks there are.")
+@click.argument("pattern", default="*")
+@as_json
+def command(pattern: str, as_json: bool) -> None:
+    """List the networks whose name matches PATTERN, with what is published of them.
+
+    \b
+    Examples:
+      cnnkit models
+      cnnkit models 'resnet*' --json
+
+    Parameters and multiply-adds are of the published form, at the input size shown.
+    """
+    entries = [entry for family in canon.families() for entry in canon.entries(family)]
+    found = sorted((e for e in entries if fnmatch(e.name, pattern)), key=lambda e: (e.paper.year, e.name))
+    if not found:
+        raise Misuse(unknown(pattern, [e.name for e in entries]))
+    if as_json:
+        emit([_record(entry) for entry in found])
+        return
+    rows = [
+        [
+            e.name,
+            str(e.paper.year),
+            "x".join(map(str, e.input)),
+            _count(e.params),
+            _count(e.macs),
+            e.paper.title if len(e.paper.title) < 60 else e.paper.title[:57] + "...",
+        ]
+        for e in found
+    ]
+    table(["name", "year", "input", "parameters", "MACs", "paper"], rows, right="parameters MACs")
+
+
+def _count(count: canon.Count | None) -> str:
+    return "unknown" if count is None else f"{count.value:,}"
+
+
+def _record(entry: canon.Entry) -> dict[str, Any]:
+    return {
+        "name": entry.name,
+        "family": entry.family,
+        "input": entry.input,
+        "parameters": entry.params and entry.params.value,
+        "parameters_by": entry.params and entry.params.by,
+        "macs": entry.macs and entry.macs.value,
+        "macs_by": entry.macs and entry.macs.by,
+        "published": dict(entry.published),
+        "paper": entry.paper.title,
+        "authors": entry.paper.authors,
+        "year": entry.paper.year,
+        "arxiv": entry.paper.arxiv,
+    }

@@ -1,0 +1,113 @@
+"""`cnnkit train`: every flag but a few is a field of the recipe."""
+
+import dataclasses
+import types
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+import click
+
+from cnnkit.cli.output import as_json, data_dir, emit, progress, quiet
+from cnnkit.train.recipe import Recipe, read
+
+#: Spellings that people bring from elsewhere.
+ALIASES = {"image_size": ("--imgsz",), "batch_size": ("--batch",)}
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Names(click.ParamType[tuple[str, ...]]):
+    """Names between commas, or `none`."""
+
+    name = "names"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """`shift,flip` -> ("shift", "flip")"""
+        return tuple(value.split(",")) if value != "none" else ()
+
+
+def recipe_flags(function: F) -> F:
+    """A flag for each field of `Recipe`, in its order; None where it was not given."""
+    hints = get_type_hints(Recipe)
+    for setting in reversed(dataclasses.fields(Recipe)):
+        flag = "--" + setting.name.replace("_", "-")
+        text = setting.metadata["help"]
+        if setting.default is not None:
+            text += f" [{setting.default}]"
+        kind, metavar = _kind(hints[setting.name])
+        names = (flag, *ALIASES.get(setting.name, ()), setting.name)
+        function = click.option(*names, type=kind, default=None, help=text, metavar=metavar)(function)
+    return function
+
+
+def _kind(hint: Any) -> tuple[Any, str | None]:
+    if get_origin(hint) in (Union, types.UnionType):
+        hint = next(part for part in get_args(hint) if part is not type(None))
+    if get_origin(hint) is Literal:
+        return click.Choice(get_args(hint)), "|".join(get_args(hint))
+    if get_origin(hint) is tuple:
+        return Names(), "NAME,..."
+    return hint, {int: "N", float: "X", str: "NAME"}[hint]
+
+
+@click.command("train", short_help="Train a network on your images.")
+@click.argument("source", metavar="[DATA]", required=False)
+@recipe_flags
+@click.option(
+    "--recipe", "recipe_file", type=click.Path(), metavar="FILE", help="Settings as TOML; flags win."
+)
+@click.option("--output", type=click.Path(), metavar="DIR", help="Run directory. [runs/TASK/MODEL-DATA]")
+@data_dir
+@click.option("--resume", is_flag=True, help="Go on with the run that is there; --epochs may be raised.")
+@click.option("--overwrite", is_flag=True, help="Replace the run that is there.")
+@click.option("--skip-bad", is_flag=True, help="Leave out images that cannot be read.")
+@as_json
+@quiet
+def command(
+    source: str | None,
+    recipe_file: str | None,
+    output: str | None,
+    data_dir: str,
+    resume: bool,
+    overwrite: bool,
+    skip_bad: bool,
+    as_json: bool,
+    quiet: bool,
+    **flags: Any,
+) -> None:
+    """Train a network on DATA and leave its weights, metrics and report in a run directory.
+
+    \b
+    Examples:
+      cnnkit train photos/ --model resnet18 --epochs 30
+      cnnkit train digits --model lenet5
+
+    DATA is a folder with one folder of images a class, or with train/, val/ and test/ above those; or one of
+    digits, mnist, fashion_mnist, cifar10.
+    """
+    if resume and overwrite:
+        raise click.UsageError("--resume goes on with a run and --overwrite deletes it; give one of them")
+    given = {name: value for name, value in flags.items() if value is not None}
+    settings = {**(read(Path(recipe_file)) if recipe_file else {}), **given}
+    from cnnkit.train.fit import fit
+
+    run = fit(
+        source,
+        output=output,
+        resume=resume,
+        overwrite=overwrite,
+        data_dir=data_dir,
+        skip_bad=skip_bad,
+        console=progress(quiet),
+        **settings,
+    )
+    summary = run.summary
+    if as_json:
+        emit(summary | {"run": str(run.path), "best": str(run.best), "report": str(run.report)})
+        return
+    for part in ("test", "val"):
+        if part in summary:
+            chose = "  (this part chose the checkpoint)" if part == "val" else ""
+            click.echo(f"{part + ' accuracy':15}{summary[part]['accuracy']:.2%}{chose}")
+    click.echo(f"{'network':15}{run.best}\n{'report':15}{run.report}")

@@ -1,0 +1,127 @@
+"""Image files as a person would see them, and as a network wants them."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+from cnnkit.errors import Failure
+from cnnkit.weights.preprocessing import Preprocessing
+
+_RESAMPLING = {
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "nearest": Image.Resampling.NEAREST,
+}
+
+
+def read(path: Path, draft: tuple[int, int] | None = None) -> Image.Image:
+    """A picture in mode L or RGB, turned upright as its EXIF tag says, transparency laid on white.
+
+    Args:
+        path: the file.
+        draft: a width and height that suffice; a JPEG is then decoded at a fraction of its size.
+
+    Raises:
+        Failure: the file is missing, empty, no image, truncated, or has too many pixels.
+    """
+    try:
+        if path.stat().st_size == 0:
+            raise Failure(f"{path} is empty")
+        image: Image.Image = Image.open(path)
+        if draft is not None:
+            image.draft(None, draft)
+        image.load()
+        return seen(ImageOps.exif_transpose(image))
+    except UnidentifiedImageError:
+        raise Failure(f"{path} is no image that can be read") from None
+    except FileNotFoundError:
+        raise Failure(f"there is no file {path}") from None
+    except Failure:
+        raise
+    except Image.DecompressionBombError:
+        raise Failure(
+            f"{path} has more pixels than the {2 * (Image.MAX_IMAGE_PIXELS or 0):,} allowed"
+        ) from None
+    except (
+        OSError,
+        SyntaxError,
+        EOFError,
+        ValueError,
+        OverflowError,
+    ) as error:  # what Pillow's decoders raise
+        reason = str(error).rstrip(".") or type(error).__name__
+        raise Failure(f"{path} cannot be decoded: {reason}") from None
+
+
+def seen(image: Image.Image) -> Image.Image:
+    """Any Pillow mode in L or RGB: palettes looked up, 16 bits brought to 8, alpha on white."""
+    if image.mode in {"L", "RGB"}:
+        return image
+    if image.mode == "1":
+        return image.convert("L")
+    if image.mode == "F" or image.mode.startswith("I"):
+        return _from_wide(image)
+    if image.mode in {"LA", "La", "RGBA", "RGBa", "PA"} or "transparency" in image.info:
+        image = image.convert("RGBA")
+        canvas = Image.new("RGBA", image.size, "white")
+        flat = Image.alpha_composite(canvas, image).convert("RGB")
+        return flat.convert("L") if _is_grey(flat) else flat
+    flat = image.convert("RGB")
+    return flat.convert("L") if image.mode == "P" and _is_grey(flat) else flat
+
+
+def _from_wide(image: Image.Image) -> Image.Image:
+    """16-bit integers span 0..65535; other integers and floats span what they hold."""
+    values = np.asarray(image, dtype=np.float64)
+    low, high = float(values.min()), float(values.max())
+    if image.mode.startswith("I") and low >= 0 and high <= 65535:
+        low, high = 0.0, 65535.0
+    scaled = (values - low) / ((high - low) or 1.0) * 255
+    return Image.fromarray(scaled.round().clip(0, 255).astype(np.uint8))
+
+
+def _is_grey(image: Image.Image) -> bool:
+    red, green, blue = image.split()
+    return bool(red.tobytes() == green.tobytes() == blue.tobytes())
+
+
+def fit(image: Image.Image, to: Preprocessing) -> Image.Image:
+    """The picture at the network's size and number of channels, without augmentation."""
+    image = image.convert("L" if to.channels == "L" else "RGB")
+    height, width = to.size
+    if image.size == (width, height):
+        return image
+    resampling = _RESAMPLING[to.interpolation]
+    if to.fit == "squash":
+        return image.resize((width, height), resampling)
+    if to.fit == "pad":
+        scale = min(1.0, width / image.width, height / image.height)
+        small = image if scale == 1.0 else image.resize(_scaled(image, scale), resampling)
+        canvas = Image.new(image.mode, (width, height))
+        canvas.paste(small, ((width - small.width) // 2, (height - small.height) // 2))
+        return canvas
+    scale = max(width / image.width, height / image.height) / to.keep
+    large = image.resize(_scaled(image, scale), resampling)
+    left, top = round((large.width - width) / 2), round((large.height - height) / 2)
+    return large.crop((left, top, left + width, top + height))
+
+
+def _scaled(image: Image.Image, scale: float) -> tuple[int, int]:
+    return max(1, round(image.width * scale)), max(1, round(image.height * scale))
+
+
+def to_tensor(image: Image.Image, to: Preprocessing) -> Tensor:
+    """A fitted picture as bytes in the network's channel order. Shape: (C, H, W) uint8"""
+    array: Any = np.array(image, dtype=np.uint8)
+    pixels = torch.from_numpy(array if array.ndim == 3 else array[:, :, None]).permute(2, 0, 1)
+    return (pixels.flip(0) if to.channels == "BGR" else pixels).contiguous()
+
+
+def to_picture(pixels: Tensor) -> Image.Image:
+    """Bytes as a picture. Shape: (1 or 3, H, W) uint8"""
+    array = pixels.permute(1, 2, 0).cpu().numpy()
+    return Image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array)

@@ -1,0 +1,118 @@
+"""What a data set is: named classes, and parts that hold keyed, labelled images."""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from PIL import Image
+from torch import Tensor
+
+from cnnkit.data.pictures import read, to_picture
+from cnnkit.data.splits import TEST, VAL, hold_out
+from cnnkit.errors import Failure
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Part:
+    """The images of one part, in a fixed order.
+
+    Attributes:
+        keys: what names an image for good: its path below the root, or its index in the original.
+        labels: class indices.
+        root: where the paths begin, for images in files.
+        pixels: (N, C, H, W) uint8, for images in memory.
+    """
+
+    keys: Sequence[str]
+    labels: Sequence[int]
+    root: Path | None = None
+    pixels: Tensor | None = field(default=None, repr=False)
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def picture(self, index: int, draft: tuple[int, int] | None = None) -> Image.Image:
+        """One image as a person would see it."""
+        if self.pixels is not None:
+            return to_picture(self.pixels[index])
+        return read(self.path(index), draft)
+
+    def path(self, index: int) -> Path:
+        """Where an image's file is."""
+        if self.root is None:
+            raise ValueError("these images are in memory and have no files")
+        return self.root / self.keys[index]
+
+    def select(self, indices: Sequence[int]) -> "Part":
+        """Some of the images."""
+        return Part(
+            [self.keys[i] for i in indices],
+            [self.labels[i] for i in indices],
+            self.root,
+            None if self.pixels is None else self.pixels[list(indices)],
+        )
+
+    def without(self, keys: Collection[str]) -> "Part":
+        """All images but those of the given keys."""
+        gone = set(keys)
+        return self.select([i for i, key in enumerate(self.keys) if key not in gone])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DataSet:
+    """Labelled images in parts.
+
+    Attributes:
+        name: a short name for folders and titles.
+        source: what was asked for: a path or a built-in name.
+        layout: what was found there, in words.
+        classes: class names in the order of the labels.
+        parts: `train`, `val`, `test`; or `all` before a split.
+        set_aside: keys that were taken out of `train` for `val` or `test`, because the data came without.
+    """
+
+    name: str
+    source: str
+    layout: str
+    classes: Sequence[str]
+    parts: Mapping[str, Part]
+    set_aside: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+    def without(self, keys: Collection[str]) -> "DataSet":
+        """The same data less the images of the given keys."""
+        return replace(self, parts={name: part.without(keys) for name, part in self.parts.items()})
+
+    def split(self, stored: Mapping[str, Sequence[str]] | None = None) -> "DataSet":
+        """The same data with a `train`, a `val` and, where it came in one piece, a `test` part.
+
+        Args:
+            stored: keys set aside by an earlier call, to be used again.
+
+        Raises:
+            Failure: a stored key is gone.
+        """
+        parts, aside = dict(self.parts), dict(stored or {})
+        if "all" in parts:
+            parts["train"] = parts.pop("all")
+            if stored is None:
+                aside["test"] = _choose(parts["train"], TEST)
+        if stored is None and "train" in parts and "val" not in parts:
+            rest = parts["train"].without(aside.get("test", ()))
+            aside["val"] = _choose(rest, VAL)
+        whole = parts.get("train")
+        for name, keys in aside.items():
+            if whole is None:
+                raise Failure(f"{self.source} has no training part, but the run set images of one aside")
+            where = {key: i for i, key in enumerate(whole.keys)}
+            if gone := [key for key in keys if key not in where]:
+                raise Failure(
+                    f"{self.source} has changed since the run: {len(gone)} of its {name} images are gone, "
+                    f"the first is {gone[0]}"
+                )
+            parts[name] = whole.select([where[key] for key in keys])
+            parts["train"] = parts["train"].without(keys)
+        return replace(self, parts=parts, set_aside=aside)
+
+
+def _choose(part: Part, share: float) -> list[str]:
+    return [part.keys[i] for i in hold_out(part.labels, share)]

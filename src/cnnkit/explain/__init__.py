@@ -1,0 +1,1 @@
+"""What is inside a network and what it sees."""

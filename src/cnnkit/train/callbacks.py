@@ -1,0 +1,172 @@
+"""What happens around the steps: the best network, checkpoint and metrics are kept, progress is shown."""
+
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from lightning.fabric.plugins import TorchCheckpointIO
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from torch.utils.tensorboard import SummaryWriter
+
+from cnnkit.train.directory import Directory
+from cnnkit.train.module import LOOK, Training
+
+
+class AtomicIO(TorchCheckpointIO):
+    """Checkpoints go through the run directory, which never leaves half of one."""
+
+    def __init__(self, directory: Directory) -> None:
+        super().__init__()
+        self.directory = directory
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """Write the checkpoint, all or nothing."""
+        self.directory.save_checkpoint(checkpoint)
+
+
+class Keeper(Checkpoint):
+    """At the end of an epoch: the artefact if it is the best, then the checkpoint, then the metrics.
+
+    In this order a kill between two of them costs nothing: the repeated epoch writes the same again.
+
+    Args:
+        directory: where to.
+        save_best: writes the artefact, given the validation metrics.
+        done: rows of the epochs that an earlier run finished.
+        show: told of each new row.
+    """
+
+    def __init__(
+        self,
+        directory: Directory,
+        save_best: Callable[[Path, dict[str, float]], None],
+        done: list[dict[str, float]],
+        show: Callable[[Mapping[str, float]], None],
+    ) -> None:
+        self.directory, self.save_best, self.history = directory, save_best, list(done)
+        self.show = show
+        self.began = 0.0
+        self.writer: SummaryWriter | None = None
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Open TensorBoard's file; what it holds of unfinished epochs is struck out."""
+        self.writer = SummaryWriter(
+            str(self.directory.path / "tensorboard"), purge_step=len(self.history) + 1
+        )
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the clock."""
+        self.began = time.perf_counter()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """A point of the loss curve, now and then."""
+        if (batch_idx + 1) % LOOK == 0 and self.writer is not None and isinstance(pl_module, Training):
+            self.writer.add_scalar("step/loss", pl_module.trained()["loss"], trainer.global_step)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The training part of the epoch is over; its seconds count, validation's do not."""
+        self.began = time.perf_counter() - self.began
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Keep what the epoch brought."""
+        if not isinstance(pl_module, Training) or pl_module.scores is None:
+            raise TypeError(f"Keeper keeps validated Training, got {type(pl_module).__name__}")
+        row = {"epoch": trainer.current_epoch + 1, "lr": pl_module.optimizer.param_groups[0]["lr"]}
+        row |= {f"train/{name}": value for name, value in pl_module.trained().items()}
+        row |= {f"val/{name}": value for name, value in pl_module.scores.to_json().items()}
+        row |= {"seconds": round(self.began, 3), "images_per_second": round(pl_module.images / self.began, 1)}
+        best = best_of(self.history)
+        self.history.append(row)
+        if best is None or best_of(self.history) is row:
+            self.save_best(self.directory.best, pl_module.scores.to_json())
+        trainer.save_checkpoint(self.directory.last)
+        self.directory.write_metrics(self.history)
+        self.show(row)
+        if self.writer is not None:
+            for name, value in row.items():
+                self.writer.add_scalar(name, value, trainer.current_epoch + 1)
+            self.writer.flush()
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: Any) -> None:
+        """The metrics so far go into the checkpoint, which alone decides what has been done."""
+        checkpoint["history"] = self.history
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Close TensorBoard's file."""
+        if self.writer is not None:
+            self.writer.close()
+
+
+def best_of(history: list[dict[str, float]]) -> dict[str, float] | None:
+    """The epoch with the highest validation accuracy; of equal ones the lowest loss, then the first."""
+    return max(history, key=lambda row: (row["val/accuracy"], -row["val/loss"]), default=None)
+
+
+class Live(Callback):
+    """Progress: a line an epoch, and in a terminal a bar below them.
+
+    Args:
+        console: where to; nothing is drawn over where it is no terminal.
+        epochs: of the whole run.
+    """
+
+    def __init__(self, console: Console, epochs: int) -> None:
+        self.console, self.epochs = console, epochs
+        self.bar = Progress(
+            TextColumn("epoch {task.fields[epoch]}"),
+            BarColumn(),
+            TextColumn(
+                "{task.percentage:3.0f}%  loss {task.fields[loss]:.4f}  {task.fields[speed]:,.0f} images/s"
+            ),
+            TimeRemainingColumn(compact=True),
+            console=console,
+            transient=True,
+            auto_refresh=False,
+            disable=not console.is_terminal,
+        )
+        self.row = self.bar.add_task("epoch", total=None, epoch="", loss=float("nan"), speed=0.0)
+        self.began = self.drawn = 0.0
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the epoch's bar."""
+        self.began = time.perf_counter()
+        self.bar.start()
+        label = f"{trainer.current_epoch + 1}/{self.epochs}"
+        self.bar.reset(self.row, total=trainer.num_training_batches, epoch=label)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Redraw, at most ten times a second."""
+        now = time.perf_counter()
+        if self.bar.disable or now - self.drawn < 0.1 or not isinstance(pl_module, Training):
+            return
+        self.drawn = now
+        speed = pl_module.images / (now - self.began)
+        self.bar.update(self.row, completed=batch_idx + 1, loss=pl_module.trained()["loss"], speed=speed)
+        self.bar.refresh()
+
+    def show(self, row: Mapping[str, float]) -> None:
+        """One line for a finished epoch."""
+        width = len(str(self.epochs))
+        self.console.print(
+            f"epoch {row['epoch']:{width}.0f}/{self.epochs}  loss {row['train/loss']:.4f}  "
+            f"train {row['train/accuracy']:.2%}  val {row['val/accuracy']:.2%}  lr {row['lr']:.1e}  "
+            f"{row['images_per_second']:,.0f} images/s",
+            highlight=False,
+            soft_wrap=True,
+        )
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Clear the bar; the line of the finished epoch follows."""
+        self.bar.stop()
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Leave the terminal as it was, also after an error."""
+        self.bar.stop()

@@ -1,0 +1,269 @@
+"""From a data set and a recipe to a run directory."""
+
+import errno
+import logging
+import signal
+import threading
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Trainer
+from rich.console import Console
+from torch import nn
+
+from cnnkit.data import DataSet
+from cnnkit.data.batches import Batches, batches
+from cnnkit.errors import Failure, Stopped
+from cnnkit.models import create
+from cnnkit.tasks.classify import Classify, Scores, load, outputs
+from cnnkit.train.callbacks import AtomicIO, Keeper, Live, best_of
+from cnnkit.train.directory import Directory
+from cnnkit.train.module import Training
+from cnnkit.train.panels import write_report
+from cnnkit.train.plan import Plan, find, new, resumed
+from cnnkit.train.recipe import Recipe
+from cnnkit.weights import artefact
+from cnnkit.weights.artefact import Card
+from cnnkit.weights.preprocessing import Preprocessing
+
+PRECISION = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
+
+
+def fit(
+    source: str | Path | None = None,
+    *,
+    output: str | Path | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    data_dir: str | Path = "data",
+    skip_bad: bool = False,
+    console: Console | None = None,
+    **settings: Any,
+) -> Directory:
+    """Train a network and leave a run directory: `fit("digits", model="lenet5_relu", epochs=20)`.
+
+    Args:
+        source: a folder of images or a built-in data set; not needed to resume.
+        output: the run directory, by default `runs/<task>/<model>-<data>`.
+        resume: go on with the run that is there, from the end of its last epoch.
+        overwrite: replace the run that is there.
+        data_dir: where built-in data sets are looked for and downloaded to.
+        skip_bad: leave out images that cannot be read instead of refusing to start.
+        console: where progress goes, by default standard error.
+        settings: fields of `Recipe`.
+
+    Raises:
+        Misuse: what was asked for makes no sense: a name, a path, a setting.
+        Failure: it could not be done: data, disk, memory, numbers.
+        Stopped: it was interrupted; what was done is saved.
+    """
+    console = console or Console(stderr=True)
+    began = time.perf_counter()
+    if resume:
+        plan = resumed(source, output, settings)
+    else:
+        plan = new(
+            source,
+            output,
+            overwrite=overwrite,
+            data_dir=Path(data_dir),
+            skip_bad=skip_bad,
+            console=console,
+            settings=settings,
+        )
+    console.print(_opening(plan), highlight=False, soft_wrap=True)
+    recipe = plan.recipe
+    threads = torch.get_num_threads()
+    torch.set_num_threads(recipe.threads or threads)
+    try:
+        with _clear_words(plan), _stoppable(plan):
+            history = _descend(plan, console)
+            _finish(plan, history, time.perf_counter() - began)
+    finally:
+        torch.set_num_threads(threads)
+    return plan.directory
+
+
+def _opening(plan: Plan) -> str:
+    recipe, data = plan.recipe, plan.data
+    return (
+        f"{recipe.model} on {data.name}: {len(data.parts['train']):,} training images, "
+        f"{len(data.classes)} classes, {recipe.image_size} px, batch {recipe.batch_size}, lr {recipe.lr:g}, "
+        f"seed {recipe.seed}, {recipe.device}"
+    )
+
+
+def build(recipe: Recipe, data: DataSet, preprocessing: Preprocessing) -> tuple[nn.Module, Card]:
+    """The network with the weights that its seed gives, and the document of its artefact."""
+    torch.manual_seed(recipe.seed)
+    arguments = {"num_classes": len(data.classes), "in_channels": len(preprocessing.mean)}
+    spec = find(recipe.model)
+    card = Card(
+        model=spec.name,
+        task="classify",
+        classes=list(data.classes),
+        preprocessing=preprocessing,
+        arguments=arguments,
+        recipe=recipe.to_dict(),
+        provenance={"data": data.name, "images": len(data.parts["train"]), "seed": recipe.seed},
+    )
+    return create(spec.name, **arguments), card
+
+
+def feeds(plan: Plan) -> tuple[Batches, Batches]:
+    """Batches of the training part, shuffled and augmented, and of the validation part."""
+    recipe, to = plan.recipe, plan.preprocessing
+    size, workers = recipe.batch_size or 1, recipe.workers or 0
+    train = batches(
+        plan.data.parts["train"],
+        to,
+        size,
+        seed=recipe.seed,
+        augmentation=recipe.augment or (),
+        workers=workers,
+    )
+    return train, batches(
+        plan.data.parts["val"], to, max(size, 256 if workers == 0 else size), workers=workers
+    )
+
+
+def _descend(plan: Plan, console: Console) -> list[dict[str, float]]:
+    """Gradient descent from where the run stands to its last epoch; the rows of all epochs."""
+    recipe, directory = plan.recipe, plan.directory
+    done = directory.load_checkpoint()["history"] if directory.last.exists() else []
+    if len(done) >= recipe.epochs:
+        return done
+    model, card = build(recipe, plan.data, plan.preprocessing)
+    task = Classify(plan.data.classes, recipe.loss, recipe.label_smoothing)
+    training = Training(model, task, plan.preprocessing, recipe)
+
+    def save_best(path: Path, metrics: dict[str, float]) -> None:
+        artefact.save(path, model.state_dict(), artefact.with_metrics(card, "val", metrics))
+
+    live = Live(console, recipe.epochs)
+    keeper = Keeper(directory, save_best, done, live.show)
+    train, val = feeds(plan)
+    with _without_advice():
+        trainer = make_trainer(recipe, directory, [live, keeper])
+        trainer.fit(training, train, val, ckpt_path=str(directory.last) if done else None, weights_only=True)
+    return keeper.history
+
+
+def make_trainer(recipe: Recipe, directory: Directory, callbacks: list[Any]) -> Trainer:
+    """Lightning's Trainer with its own files, bars and tables off: the callbacks do that."""
+    kind, _, index = recipe.device.partition(":")
+    return Trainer(
+        accelerator="gpu" if kind == "cuda" else kind,
+        devices=[int(index)] if index else 1,
+        precision=PRECISION[recipe.precision],  # type: ignore[arg-type]
+        max_epochs=recipe.epochs,
+        plugins=[AtomicIO(directory)],
+        callbacks=callbacks,
+        logger=False,
+        enable_checkpointing=True,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        default_root_dir=directory.path,
+    )
+
+
+def _finish(plan: Plan, history: list[dict[str, float]], seconds: float) -> None:
+    """Score the best network on the parts that are there, and write the summary and the report."""
+    directory, data, recipe = plan.directory, plan.data, plan.recipe
+    classifier = load(directory.best, recipe.device)
+    scores: dict[str, Scores] = {}
+    for name in ("val", "test"):
+        if name in data.parts:
+            size = 32 if recipe.workers else 256
+            feed = batches(data.parts[name], plan.preprocessing, size, workers=recipe.workers or 0)
+            found = outputs(classifier.model, feed, plan.preprocessing, recipe.device)
+            scores[name] = Classify(data.classes, recipe.loss).score(found)
+    best = best_of(history) or {}
+    summary = {
+        "model": recipe.model,
+        "data": data.name,
+        "seed": recipe.seed,
+        "epochs": len(history),
+        "best_epoch": int(best["epoch"]),
+        "chosen_by": "accuracy on val",
+        "parameters": sum(p.numel() for p in classifier.model.parameters()),
+        **{name: score.to_json() for name, score in scores.items()},
+        "training_seconds": round(sum(row["seconds"] for row in history), 1),
+        "seconds": round(seconds, 1),
+    }
+    directory.write_json("summary.json", summary)
+    write_report(directory, data, classifier, scores, history, plan.config, summary)
+
+
+@contextmanager
+def _without_advice() -> Iterator[None]:
+    """Lightning's notes on hardware, workers and its other products are not for the person who trains."""
+    logger = logging.getLogger("lightning.pytorch")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module="lightning")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+@contextmanager
+def _stoppable(plan: Plan) -> Iterator[None]:
+    """Turn the first Ctrl-C or SIGTERM into `Stopped`; checkpoints are whole at any moment."""
+
+    def stop(number: int, frame: object) -> None:
+        raise Stopped
+
+    def told() -> str:
+        done = len(plan.directory.load_checkpoint()["history"]) if plan.directory.last.exists() else 0
+        return (
+            f"stopped; {done} of {plan.recipe.epochs} epochs are saved in {plan.directory.path}; "
+            f"go on with: cnnkit train --resume --output {plan.directory.path}"
+        )
+
+    if threading.current_thread() is not threading.main_thread():  # only there can signals be handled
+        yield
+        return
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    except Stopped:
+        for number in before:
+            signal.signal(number, signal.SIG_IGN)
+        raise Stopped(told()) from None
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _clear_words(plan: Plan) -> Iterator[None]:
+    """Say what ran out, memory or disk, and what to do about it."""
+    recipe = plan.recipe
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        raise Failure(
+            f"out of memory with {recipe.batch_size} images of {recipe.image_size} x {recipe.image_size}; "
+            f"try --batch-size {max(1, (recipe.batch_size or 2) // 2)} or a smaller --image-size"
+        ) from None
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        raise Failure(f"the disk is full; {plan.directory.path} holds what was saved before") from None
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return "can't allocate memory" in str(error) or "not enough memory" in str(error)

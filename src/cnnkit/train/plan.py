@@ -1,0 +1,182 @@
+"""Planning a run: the data opened and looked at, every choice made, the folder begun; nothing trained."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from cnnkit import data as datasets
+from cnnkit.data import DataSet, Examination
+from cnnkit.errors import Failure, Misuse
+from cnnkit.models import specs
+from cnnkit.registry import Spec, unknown
+from cnnkit.train.directory import Directory, environment
+from cnnkit.train.recipe import Recipe, make
+from cnnkit.train.resolve import resolve
+from cnnkit.weights.preprocessing import Preprocessing
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A run that is ready to start.
+
+    Attributes:
+        directory: where it goes.
+        data: split.
+        recipe: resolved.
+        preprocessing: resolved.
+        config: both, and where the data come from, as they are stored.
+    """
+
+    directory: Directory
+    data: DataSet
+    recipe: Recipe
+    preprocessing: Preprocessing
+    config: Mapping[str, Any]
+
+
+def new(
+    source: str | Path | None,
+    output: str | Path | None,
+    *,
+    overwrite: bool,
+    data_dir: Path,
+    skip_bad: bool,
+    console: Console,
+    settings: Mapping[str, Any],
+) -> Plan:
+    """A new run. What can be refused is refused before anything is written.
+
+    Raises:
+        Misuse: a name, a path or a setting is wrong, or the folder is taken.
+        Failure: the data cannot be trained on.
+    """
+    recipe = make(settings, "settings")
+    if source is None:
+        raise Misuse("name the data to train on: a folder of images, or digits, mnist, cifar10 ...")
+    spec = find(recipe.model)
+    data = datasets.open(source, data_dir=data_dir)
+    directory = Directory(Path(output) if output else default_folder(spec, data.name))
+    directory.check(overwrite=overwrite)
+    seen, data = usable(data, skip_bad, console)
+    data = data.split()
+    check_classes(data)
+    recipe, preprocessing = resolve(recipe, spec, data, seen)
+    config = {
+        "data": {
+            "source": str(Path(source).resolve()) if Path(source).is_dir() else str(source),
+            "data_dir": str(data_dir.resolve()),
+            "layout": data.layout,
+            "classes": list(data.classes),
+            "left_out": list(seen.unreadable),
+            "parts": {name: len(part) for name, part in data.parts.items()},
+        },
+        "recipe": recipe.to_dict(),
+        "preprocessing": preprocessing.to_dict(),
+    }
+    directory.begin()
+    directory.write_config(config)
+    directory.write("environment.txt", environment())
+    directory.write_json("split.json", data.set_aside)
+    return Plan(directory, data, recipe, preprocessing, config)
+
+
+def resumed(source: str | Path | None, output: str | Path | None, settings: Mapping[str, Any]) -> Plan:
+    """The plan of a run that was begun, with more epochs, another device or other workers where asked for.
+
+    Raises:
+        Misuse: there is no such run, or a setting differs that may not.
+        Failure: the data have changed.
+    """
+    if output is None:
+        if source is None or settings.get("model") is None:
+            raise Misuse("name the run to resume with --output, or by its data and --model")
+        folder = default_folder(find(settings["model"]), Path(source).resolve().name)
+    else:
+        folder = Path(output)
+    directory = Directory(folder)
+    directory.require()
+    config = directory.config
+    stored = make(config["recipe"], str(folder / "config.toml"))
+    recipe = _changed(stored, make(settings, "settings"), settings, directory)
+    where = config["data"]
+    data = datasets.open(where["source"], data_dir=Path(where["data_dir"]), without=where["left_out"])
+    data = data.split(directory.split)
+    if list(data.classes) != where["classes"]:
+        raise Failure(f"{data.source} has other classes now than when {folder} was started")
+    config["recipe"] = recipe.to_dict()
+    directory.write_config(config)
+    return Plan(directory, data, recipe, Preprocessing.from_dict(config["preprocessing"]), config)
+
+
+def _changed(stored: Recipe, asked: Recipe, settings: Mapping[str, Any], directory: Directory) -> Recipe:
+    free = {"epochs", "device", "workers"}
+    for name in settings:
+        before, now = getattr(stored, name), getattr(asked, name)
+        if name not in free and now != before:
+            raise Misuse(f"{directory.path} was started with {name} = {before!r}; {now!r} needs a new run")
+    if "epochs" in settings and asked.epochs < stored.epochs:
+        raise Misuse(f"{directory.path} was started for {stored.epochs} epochs; --epochs can only be raised")
+    return replace(stored, **{name: getattr(asked, name) for name in settings if name in free})
+
+
+def default_folder(spec: Spec, data: str) -> Path:
+    """Where a run goes unless it is told."""
+    return Path("runs") / spec.task / f"{spec.name}-{data}"
+
+
+def find(name: str | None) -> Spec:
+    """A classifier by name.
+
+    Raises:
+        Misuse: there is none; the sentence has the nearest names.
+    """
+    known = {spec.name: spec for spec in specs(task="classify")}
+    if name is None:
+        raise Misuse("name a network with --model; `cnnkit models` lists them")
+    if name not in known:
+        raise Misuse(unknown(name, known))
+    return known[name]
+
+
+def usable(data: DataSet, skip_bad: bool, console: Console) -> tuple[Examination, DataSet]:
+    """Look at every image; refuse those that cannot be read, or leave them out where that was asked for.
+
+    Raises:
+        Failure: some cannot be read.
+    """
+    with console.status("looking at every image") as status:
+        seen = datasets.examine(
+            data, lambda done, total: status.update(f"looking at image {done:,} of {total:,}")
+        )
+    bad = [f for f in seen.findings if f.kind == "unreadable"]
+    if bad and not skip_bad:
+        raise Failure(
+            f"{len(bad)} of the images cannot be used, the first: {bad[0].message}; "
+            f"`cnnkit check {data.source}` names them all, --skip-bad trains without them"
+        )
+    for finding in seen.findings:
+        if finding.kind != "classes":
+            word = "left out" if finding.kind == "unreadable" else "warning"
+            console.print(f"{word}: {finding.message}", style="yellow", highlight=False, soft_wrap=True)
+    return seen, data.without(seen.unreadable)
+
+
+def check_classes(data: DataSet) -> None:
+    """Refuse data that a classifier cannot be trained on.
+
+    Raises:
+        Failure: no training part, an empty part, one class only, or a class without training images.
+    """
+    if "train" not in data.parts:
+        raise Failure(f"{data.source} has no training part, only {', '.join(data.parts)}")
+    if len(data.classes) < 2:
+        raise Failure(f"{data.source} has only one class, {data.classes[0]!r}; a classifier needs two")
+    for name, part in data.parts.items():
+        if not len(part):
+            raise Failure(f"the {name} part of {data.source} has no image; add some, or remove the folder")
+    if absent := set(range(len(data.classes))) - set(data.parts["train"].labels):
+        missing = data.classes[min(absent)]
+        raise Failure(f"{data.source} has no training image of {missing!r}; add some, or remove that class")

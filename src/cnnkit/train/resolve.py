@@ -1,0 +1,109 @@
+"""From what was asked to what will be done: a recipe's open choices made from network and data."""
+
+import os
+from dataclasses import replace
+
+import torch
+
+from cnnkit import canon
+from cnnkit.data import DataSet, Examination
+from cnnkit.data.augment import Augmentation
+from cnnkit.data.batches import fits_in_memory, statistics
+from cnnkit.errors import Misuse
+from cnnkit.registry import Spec
+from cnnkit.train.recipe import Recipe
+from cnnkit.weights.preprocessing import Preprocessing
+
+LEARNING_RATE = {"adamw": 0.003, "sgd": 0.1}
+
+#: The smallest input that is chosen unasked, for networks that take any.
+SMALLEST = 32
+
+
+def resolve(recipe: Recipe, spec: Spec, data: DataSet, seen: Examination) -> tuple[Recipe, Preprocessing]:
+    """A recipe without open choices, and how images become the network's input.
+
+    Raises:
+        Misuse: the network does not take images of the size that was asked for; the device is not there.
+    """
+    channels = 1 if seen.grey else 3
+    size = _size(recipe, spec, channels, len(data.classes), seen.side)
+    to = _preprocessing(recipe, size, channels, seen, data)
+    train = data.parts["train"]
+    small = fits_in_memory(len(train), to)
+    usual: tuple[Augmentation, ...] = ("crop", "flip")
+    if small:
+        usual = ("shift",) if seen.grey else ("shift", "flip")
+    resolved = replace(
+        recipe,
+        batch_size=recipe.batch_size or _batch_size(len(train), small),
+        lr=recipe.lr or LEARNING_RATE[recipe.optimizer],
+        augment=usual if recipe.augment is None else recipe.augment,
+        image_size=size,
+        fit=to.fit,
+        device=_device(recipe.device),
+        workers=recipe.workers if recipe.workers is not None else 0 if small else min(8, os.cpu_count() or 1),
+        threads=recipe.threads or torch.get_num_threads(),
+    )
+    return resolved, to
+
+
+def _batch_size(images: int, small: bool) -> int:
+    """About forty steps an epoch, in powers of two: from 16 to 128, for photos to 32."""
+    size = 16
+    while size * 2 <= min(128 if small else 32, images // 20):
+        size *= 2
+    return size
+
+
+def _size(recipe: Recipe, spec: Spec, channels: int, classes: int, side: int) -> int:
+    """The side that was asked for; else the images' own where the network takes it, at most the paper's."""
+    paper = canon.entry(spec.canon, spec.name).input[-1]
+    if recipe.image_size is not None:
+        if reason := refusal(spec, channels, classes, recipe.image_size):
+            raise Misuse(
+                f"{spec.name} does not take {recipe.image_size} x {recipe.image_size} images ({reason}); "
+                f"its paper's size is --image-size {paper}"
+            )
+        return recipe.image_size
+    own = min(paper, max(SMALLEST, side))
+    return paper if refusal(spec, channels, classes, own) else own
+
+
+def refusal(spec: Spec, channels: int, classes: int, size: int) -> str:
+    """Why a network does not take images of that size, or nothing; tried without memory or arithmetic."""
+    with torch.device("meta"):
+        try:
+            spec.build(num_classes=classes, in_channels=channels).eval()(torch.zeros(2, channels, size, size))
+        except (RuntimeError, ValueError) as error:
+            return str(error).splitlines()[0].rstrip(".")
+    return ""
+
+
+def _preprocessing(
+    recipe: Recipe, size: int, channels: int, seen: Examination, data: DataSet
+) -> Preprocessing:
+    a_little_smaller = seen.one_size and 0.75 * size <= seen.side < size
+    to = Preprocessing(
+        size=(size, size),
+        fit=recipe.fit or ("pad" if a_little_smaller else "crop"),
+        keep=0.875 if seen.side > size else 1.0,
+        mean=(0.0,) * channels,
+        std=(1.0,) * channels,
+        channels="L" if channels == 1 else "RGB",
+    )
+    mean, std = statistics(data.parts["train"], to)
+    return replace(to, mean=mean, std=std)
+
+
+def _device(asked: str) -> str:
+    if asked == "auto":
+        return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        kind = torch.device(asked).type
+    except RuntimeError:
+        raise Misuse(f"--device {asked!r} is not known; use auto, cpu, cuda, cuda:1 or mps") from None
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not there.get(kind, False):
+        raise Misuse(f"--device {asked} is not there on this machine; use --device cpu or auto")
+    return asked
