@@ -9,7 +9,7 @@ endif
 .PHONY: demo test check format wheel clean
 
 demo: .venv/.installed
-	$(BIN)/cnnkit train digits --model lenet5_relu --output runs/demo --overwrite
+	$(BIN)/cnnkit train digits --model lenet5_relu --epochs 40 --output runs/demo --overwrite
 
 test: .venv/.installed
 	$(BIN)/pytest -n auto --dist worksteal

@@ -108,7 +108,7 @@ class Training(LightningModule):
     def configure_optimizers(self) -> Any:
         """The recipe's optimiser, and its schedule as a function of the step."""
         recipe, lr = self.recipe, self.recipe.lr or 0.0
-        groups = parameter_groups(self.model, recipe.weight_decay)
+        groups = parameter_groups(self.model, recipe.weight_decay or 0.0)
         optimizer: Optimizer = (
             AdamW(groups, lr=lr)
             if recipe.optimizer == "adamw"

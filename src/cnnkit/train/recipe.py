@@ -31,7 +31,9 @@ class Recipe:
     batch_size: int | None = _setting(None, "Images a step. [from the data: 16 to 128]", ge=1)
     optimizer: Literal["adamw", "sgd"] = _setting("adamw", "Step rule; sgd has Nesterov momentum 0.9.")
     lr: float | None = _setting(None, "Highest learning rate. [0.003 for adamw, 0.1 for sgd]", gt=0)
-    weight_decay: float = _setting(0.01, "Decay of weights; biases and norms are exempt.", ge=0)
+    weight_decay: float | None = _setting(
+        None, "Decay of weights; biases and norms are exempt. [0.05 for adamw, 0.0005 for sgd]", ge=0
+    )
     schedule: Literal["one_cycle", "cosine", "constant"] = _setting(
         "one_cycle", "Learning rate over the run: up and down, down only, or level."
     )

@@ -15,6 +15,7 @@ from cnnkit.train.recipe import Recipe
 from cnnkit.weights.preprocessing import Preprocessing
 
 LEARNING_RATE = {"adamw": 0.003, "sgd": 0.1}
+WEIGHT_DECAY = {"adamw": 0.05, "sgd": 0.0005}
 
 #: The smallest input that is chosen unasked, for networks that take any.
 SMALLEST = 32
@@ -38,6 +39,7 @@ def resolve(recipe: Recipe, spec: Spec, data: DataSet, seen: Examination) -> tup
         recipe,
         batch_size=recipe.batch_size or _batch_size(len(train), small),
         lr=recipe.lr or LEARNING_RATE[recipe.optimizer],
+        weight_decay=WEIGHT_DECAY[recipe.optimizer] if recipe.weight_decay is None else recipe.weight_decay,
         augment=usual if recipe.augment is None else recipe.augment,
         image_size=size,
         fit=to.fit,
@@ -51,7 +53,7 @@ def resolve(recipe: Recipe, spec: Spec, data: DataSet, seen: Examination) -> tup
 def _batch_size(images: int, small: bool) -> int:
     """About forty steps an epoch, in powers of two: from 16 to 128, for photos to 32."""
     size = 16
-    while size * 2 <= min(128 if small else 32, images // 20):
+    while size * 2 <= min(128 if small else 32, images // 40):
         size *= 2
     return size
 
