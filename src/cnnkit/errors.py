@@ -1,6 +1,7 @@
 """What a person is told when something cannot be done: one sentence that names the value and the remedy.
 
-The command line prints these without a traceback and exits with `code`; anything else that is raised is a defect.
+The command line prints these without a traceback and exits with `code`; anything else that is raised is a
+defect.
 """
 
 

@@ -9,7 +9,6 @@ epoch.
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -26,16 +25,6 @@ Batch = dict[str, Tensor]
 #: Images up to this many pixels a side are kept in memory, as long as they take no more than the bytes below.
 MEMORY_SIDE = 64
 MEMORY_BYTES = 2**30
-
-
-class Batches(Protocol):
-    """What a network is fed from."""
-
-    def __len__(self) -> int:
-        raise NotImplementedError
-
-    def __iter__(self) -> Iterator[Batch]:
-        raise NotImplementedError
 
 
 def derive(*numbers: int) -> int:
@@ -138,6 +127,10 @@ class Photos(Dataset[Batch]):
         return {"images": to_tensor(image, self.to), "labels": label, "index": torch.tensor(index)}
 
 
+#: What feeds a network; its `batch_sampler` is an `Order`.
+Batches = InMemory | DataLoader[Batch]
+
+
 def fits_in_memory(count: int, to: Preprocessing) -> bool:
     """Whether that many images are kept decoded, at the network's size."""
     height, width = to.size
@@ -172,6 +165,7 @@ def batches(
         num_workers=workers,
         persistent_workers=workers > 0,
         pin_memory=torch.cuda.is_available(),
+        generator=torch.Generator(),  # or it would draw from the global one
     )
 
 

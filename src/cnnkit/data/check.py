@@ -134,7 +134,8 @@ def _balance(counts: dict[str, dict[str, int]]) -> Iterator[Finding]:
         present = [count for count in by_class.values() if count]
         if name in {"train", "all"} and present and max(present) > 20 * min(present):
             few, label = min((count, label) for label, count in by_class.items() if count)
-            yield Finding("balance", f"{name} has {few} of {label} and {max(present)} of another class")
+            message = f"{name} has {few} images of {label} and {max(present)} of another class"
+            yield Finding("balance", message)
 
 
 def _look_at(part: Part, tick: Callable[[int, int], None]) -> Iterator[tuple[str, Seen]]:

@@ -31,11 +31,11 @@ def read(path: Path, draft: tuple[int, int] | None = None) -> Image.Image:
     try:
         if path.stat().st_size == 0:
             raise Failure(f"{path} is empty")
-        image: Image.Image = Image.open(path)
-        if draft is not None:
-            image.draft(None, draft)
-        image.load()
-        return seen(ImageOps.exif_transpose(image))
+        with Image.open(path) as image:
+            if draft is not None:
+                image.draft(None, draft)
+            image.load()
+            return seen(ImageOps.exif_transpose(image))
     except UnidentifiedImageError:
         raise Failure(f"{path} is no image that can be read") from None
     except FileNotFoundError:

@@ -67,7 +67,7 @@ class Scores:
     @property
     def accuracy(self) -> float:
         """Share of images that were right."""
-        return float(self.confusion.trace() / self.confusion.sum())
+        return int(self.confusion.trace()) / int(self.confusion.sum())
 
     def per_class(self) -> list[dict[str, Any]]:
         """Images, precision, recall and F1 of each class; 0 where there is nothing to divide by."""

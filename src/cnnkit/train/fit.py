@@ -17,7 +17,7 @@ from rich.console import Console
 from torch import nn
 
 from cnnkit.data import DataSet
-from cnnkit.data.batches import Batches, batches
+from cnnkit.data.batches import Batches, Order, batches
 from cnnkit.errors import Failure, Stopped
 from cnnkit.models import create
 from cnnkit.tasks.classify import Classify, Scores, load, outputs
@@ -148,6 +148,10 @@ def _descend(plan: Plan, console: Console) -> list[dict[str, float]]:
     live = Live(console, recipe.epochs)
     keeper = Keeper(directory, save_best, done, live.show)
     train, val = feeds(plan)
+    if isinstance(
+        train.batch_sampler, Order
+    ):  # the Trainer makes its first iterator before it sets the epoch
+        train.batch_sampler.set_epoch(len(done))
     with _without_advice():
         trainer = make_trainer(recipe, directory, [live, keeper])
         trainer.fit(training, train, val, ckpt_path=str(directory.last) if done else None, weights_only=True)

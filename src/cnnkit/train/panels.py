@@ -125,7 +125,9 @@ def _maps(model: nn.Module, classifier: Classifier, part: Part) -> Panel:
     image = to.normalise(to_tensor(picture, to)[None].to(classifier.device))[0]
     shown = [(thumbnail(picture, 120), f"{part.keys[0]}\n{classifier.classes[part.labels[0]]}")]
     for name, maps in feature_maps(model, image).items():
-        liveliest = maps.flatten(1).std(dim=1).argsort(descending=True)[:MAPS].sort().values.tolist()
+        liveliest = (
+            maps.flatten(1).std(dim=1, correction=0).argsort(descending=True)[:MAPS].sort().values.tolist()
+        )
         shown += [
             (thumbnail(grey(maps[i]), 120), f"{name}\nmap {i}, {maps.shape[1]} x {maps.shape[2]}")
             for i in liveliest

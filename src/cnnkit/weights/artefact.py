@@ -67,11 +67,18 @@ _card = TypeAdapter(Card)
 
 
 def save(path: Path, weights: dict[str, Tensor], card: Card) -> None:
-    """Write an artefact, all or nothing."""
+    """Write an artefact, all or nothing. The same weights and card give the same bytes.
+
+    Raises:
+        Failure: the disk is full or cannot be written; what was there before stays.
+    """
     document = _card.dump_json(card).decode()
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
-    with atomic(path) as scratch:
-        save_file(tensors, scratch, metadata={"format": "pt", KEY: document})
+    try:
+        with atomic(path) as scratch:
+            save_file(tensors, scratch, metadata={KEY: document})
+    except (OSError, SafetensorError) as error:
+        raise Failure(f"{path} could not be written: {error}") from None
 
 
 def read_card(path: Path) -> Card:
