@@ -1,6 +1,7 @@
 """A run leaves what it promises, and what cannot work is refused before anything is written."""
 
 import csv
+import io
 import json
 import math
 import resource
@@ -318,6 +319,14 @@ def test_other_data_are_scored_whole_and_by_class_name(
     assert (other.part, other.images, other.scores.accuracy) == ("all", 9, 1.0)
     with pytest.raises(Failure, match="has images of 'pink', which the network does not know"):
         evaluate(run.path, make_folder({"pink": 2, "red": 2}, name="more"))
+
+
+def test_a_terminal_gets_a_bar_and_a_line_an_epoch(shrunk: str, tmp_path: Path) -> None:
+    words = io.StringIO()
+    console = Console(file=words, force_terminal=True, width=120)
+    fit("digits", model=shrunk, epochs=2, output=tmp_path / "run", console=console)
+    assert "epoch 2/2  loss " in words.getvalue()
+    assert "epoch 2/2 ━" in words.getvalue()
 
 
 @pytest.mark.parametrize("name", SCHEDULES)

@@ -1,6 +1,5 @@
 """The command line: one file a verb, imported when it is called, and torch when there is work for it."""
 
-import os
 import sys
 from importlib import import_module
 
@@ -67,7 +66,4 @@ def main(arguments: list[str] | None = None) -> None:
         code = stop.code
     except (click.Abort, KeyboardInterrupt):
         code = 130
-    except BrokenPipeError:  # the reader of our output has gone, as `| head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 0
     sys.exit(code if isinstance(code, int) else 0)

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from cnnkit.weights.preprocessing import Preprocessing
 
-#: `shift` moves by up to 0.07 of the side (two pixels of 28), `flip` mirrors left and right, `crop` is Inception's random
-#: crop.
+#: `shift` moves by up to 0.07 of the side (two pixels of 28), `flip` mirrors left and right, `crop` is
+#: Inception's random crop.
 Augmentation = Literal["shift", "flip", "crop"]
 SHIFT = 0.07
 

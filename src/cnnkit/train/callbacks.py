@@ -128,6 +128,8 @@ class Live(Callback):
             console=console,
             transient=True,
             auto_refresh=False,
+            redirect_stdout=False,  # an error raised below the bar must reach the person
+            redirect_stderr=False,
             disable=not console.is_terminal,
         )
         self.row = self.bar.add_task("epoch", total=None, epoch="", loss=float("nan"), speed=0.0)
@@ -136,9 +138,11 @@ class Live(Callback):
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the epoch's bar."""
         self.began = time.perf_counter()
-        self.bar.start()
         label = f"{trainer.current_epoch + 1}/{self.epochs}"
-        self.bar.reset(self.row, total=trainer.num_training_batches, epoch=label)
+        self.bar.reset(
+            self.row, total=trainer.num_training_batches, epoch=label, loss=float("nan"), speed=0.0
+        )
+        self.bar.start()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int

@@ -82,7 +82,7 @@ def fit(
     torch.set_num_threads(recipe.threads or threads)
     try:
         with _clear_words(plan), _stoppable(plan):
-            history = _descend(plan, console)
+            history = descend(plan, console)
             _finish(plan, history, time.perf_counter() - began)
     finally:
         torch.set_num_threads(threads)
@@ -132,7 +132,7 @@ def feeds(plan: Plan) -> tuple[Batches, Batches]:
     )
 
 
-def _descend(plan: Plan, console: Console) -> list[dict[str, float]]:
+def descend(plan: Plan, console: Console) -> list[dict[str, float]]:
     """Gradient descent from where the run stands to its last epoch; the rows of all epochs."""
     recipe, directory = plan.recipe, plan.directory
     done = directory.load_checkpoint()["history"] if directory.last.exists() else []
