@@ -79,6 +79,11 @@ def pictures(found: Sequence[tuple[Image.Image, str]], width: int = 120) -> Mark
     return Markup('<div class="pictures">{}</div>').format(Markup("").join(cells))
 
 
+def heading(content: str) -> Markup:
+    """A heading inside a panel."""
+    return Markup("<h3>{}</h3>").format(content)
+
+
 def text(content: str) -> Markup:
     """Text as it stands."""
     return Markup("<pre>{}</pre>").format(content)

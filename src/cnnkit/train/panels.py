@@ -14,7 +14,7 @@ from cnnkit.draw.charts import confusion, curves
 from cnnkit.draw.encode import enlarged, grey
 from cnnkit.draw.kernels import kernel_grid
 from cnnkit.explain.maps import feature_maps, first_kernels
-from cnnkit.report import Panel, chart, page, pictures, table, text
+from cnnkit.report import Panel, chart, heading, page, pictures, table, text
 from cnnkit.tasks.classify import Classifier, Scores
 from cnnkit.train.directory import Directory
 
@@ -123,14 +123,12 @@ def _maps(model: nn.Module, classifier: Classifier, part: Part) -> Panel:
     to = classifier.card.preprocessing
     picture = fit(part.picture(0), to)
     image = to.normalise(to_tensor(picture, to)[None].to(classifier.device))[0]
-    shown = [(thumbnail(picture, 120), f"{part.keys[0]}\n{classifier.classes[part.labels[0]]}")]
+    whose = f"{part.keys[0]}\n{classifier.classes[part.labels[0]]}"
+    body = pictures([(thumbnail(picture, 120), whose)], 120)
     for name, maps in feature_maps(model, image).items():
-        liveliest = (
-            maps.flatten(1).std(dim=1, correction=0).argsort(descending=True)[:MAPS].sort().values.tolist()
-        )
-        shown += [
-            (thumbnail(grey(maps[i]), 120), f"{name}\nmap {i}, {maps.shape[1]} x {maps.shape[2]}")
-            for i in liveliest
-        ]
+        liveliest = maps.flatten(1).std(dim=1, correction=0).argsort(descending=True)[:MAPS]
+        shown = [(thumbnail(grey(maps[i]), 120), f"map {i}") for i in liveliest.sort().values.tolist()]
+        count, height, width = maps.shape
+        body += heading(f"{name}: {count} maps of {height} x {width}") + pictures(shown, 78)
     note = f"What one image becomes: up to {MAPS} maps of some convolutions, those that vary most."
-    return Panel("Feature maps", pictures(shown, 84), note)
+    return Panel("Feature maps", body, note)
