@@ -196,7 +196,14 @@ def test_help_opens_with_two_examples(capsys: pytest.CaptureFixture[str], verb: 
 
 @pytest.mark.parametrize(
     ("arguments", "code"),
-    [(["--help"], 0), (["models"], 0), (["nonsense"], 2), (["train", "--help"], 0), (["predict", "x"], 2)],
+    [
+        (["--help"], 0),
+        (["models"], 0),
+        (["train", "digits", "--model", "lenet"], 2),
+        (["nonsense"], 2),
+        (["train", "--help"], 0),
+        (["predict", "x"], 2),
+    ],
 )
 def test_neither_torch_nor_a_validator_is_imported_before_there_is_work(
     arguments: list[str], code: int

@@ -7,6 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from cnnkit import canon
+from cnnkit.errors import Misuse
+from cnnkit.registry import unknown
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -20,6 +24,17 @@ data_dir = click.option(
     help="Where built-in data sets are, or are downloaded to.",
 )
 device = click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1 or mps.")
+
+
+def require_known(model: str | None) -> None:
+    """Refuse a name that no network has, before torch is imported.
+
+    Raises:
+        Misuse: with the nearest names.
+    """
+    names = [entry.name for family in canon.families() for entry in canon.entries(family)]
+    if model is not None and model not in names:
+        raise Misuse(unknown(model, names))
 
 
 def emit(value: Any) -> None:

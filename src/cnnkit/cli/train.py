@@ -8,7 +8,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 
 import click
 
-from cnnkit.cli.output import as_json, data_dir, emit, progress, quiet
+from cnnkit.cli.output import as_json, data_dir, emit, progress, quiet, require_known
 from cnnkit.train.recipe import Recipe, read
 
 #: Spellings that people bring from elsewhere.
@@ -90,6 +90,7 @@ def command(
         raise click.UsageError("--resume goes on with a run and --overwrite deletes it; give one of them")
     given = {name: value for name, value in flags.items() if value is not None}
     settings = {**(read(Path(recipe_file)) if recipe_file else {}), **given}
+    require_known(settings.get("model"))
     from cnnkit.train.fit import fit
 
     run = fit(
