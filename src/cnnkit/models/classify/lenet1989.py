@@ -7,8 +7,8 @@ A unit of a map is x = tanh(sum_maps w * x_below + b), where the kernel w is sha
 bias b is not: every unit has its own. Both convolutions halve the resolution; there is no pooling.
 
 Departures: which 8 of the 12 H1 maps an H2 map reads was not published; here four H2 maps each read maps 0-7,
-4-11 and 0-3 with 8-11. The nonlinearity is tanh, and the initial range 2.4 / F is that of the page (F the
-fan-in).
+4-11 and 0-3 with 8-11. The nonlinearity is tanh. Initial weights span 2.4 / sqrt(F) instead of the printed
+2.4 / F (F the fan-in), with which the deeper layers start as good as silent.
 """
 
 import math
@@ -64,7 +64,7 @@ class H2(nn.Module):
 class LeNet1989(nn.Module):
     """Two convolutions and two layers of full connections, for 16 x 16 images in [-1, 1] (Fig. 3)."""
 
-    feature_channels = (12, 12)
+    feature_channels, feature_strides = (12, 12), (2, 4)
 
     def __init__(self, *, num_classes: int = 10, in_channels: int = 1) -> None:
         super().__init__()
@@ -85,10 +85,10 @@ class LeNet1989(nn.Module):
 
 
 def fan_in_init(model: nn.Module) -> None:
-    """Weights uniform in +-2.4 / F, F the fan-in; biases zero (LeCun's rule of 1989 and 1998)."""
+    """Weights uniform in +-2.4 / sqrt(F), F the fan-in; biases zero (see Departures)."""
     for module in model.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
-            bound = 2.4 / math.prod(module.weight.shape[1:])
+            bound = 2.4 / math.sqrt(math.prod(module.weight.shape[1:]))
             nn.init.uniform_(module.weight, -bound, bound)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)

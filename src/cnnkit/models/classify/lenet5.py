@@ -13,9 +13,12 @@ so the smallest wins; `forward` returns -y as logits, and cross-entropy of them 
 without the constant exp(-j) of the "rubbish" class.
 
 Departures: the codes are 7 x 12 pictures of the digits as in the paper, which shows them and does not list
-them, so these are drawn anew; classes beyond ten get random codes. `lenet5_relu` is the network that teaching
-code calls LeNet-5: a dense C3, plain average pooling, ReLU and a linear output.
+them, so these are drawn anew; classes beyond ten get random codes. Initial weights as in `lenet1989`.
+`lenet5_relu` is the network that teaching code calls LeNet-5: a dense C3, plain average pooling, ReLU and a
+linear output.
 """
+
+import math
 
 import torch
 from torch import Tensor, nn
@@ -95,7 +98,7 @@ class TableConv(nn.Module):
         self.kernels = nn.Parameter(torch.empty(len(self.inputs), 5, 5))
         self.bias = nn.Parameter(torch.zeros(self.out_channels))
         for kernel, output in zip(self.kernels, self.outputs, strict=True):
-            bound = 2.4 / (25 * len(reads[output]))
+            bound = 2.4 / math.sqrt(25 * len(reads[output]))
             nn.init.uniform_(kernel, -bound, bound)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -120,7 +123,7 @@ class Distance(nn.Module):
 class LeNet5(nn.Module):
     """C1-S2-C3-S4-C5-F6-output, for 32 x 32 images (Fig. 2)."""
 
-    feature_channels = (6, 16)
+    feature_channels, feature_strides = (6, 16), (2, 4)
 
     def __init__(self, *, num_classes: int = 10, in_channels: int = 1) -> None:
         super().__init__()
@@ -153,7 +156,7 @@ class LeNet5(nn.Module):
 class LeNet5ReLU(nn.Module):
     """Two convolutions and three linear layers, for 28 x 28 images: the form of today's teaching code."""
 
-    feature_channels = (6, 16)
+    feature_channels, feature_strides = (6, 16), (2, 4)
 
     def __init__(self, *, num_classes: int = 10, in_channels: int = 1) -> None:
         super().__init__()
