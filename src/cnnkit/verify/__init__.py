@@ -1,0 +1,1 @@
+"""The ledger: what has been verified of every network, how, and against what."""

@@ -1,0 +1,162 @@
+"""The checks themselves: each must fail on what is wrong, and never pass on what could not be checked."""
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from cnnkit import canon
+from cnnkit.models.classify.resnet import Basic, Bottleneck, CifarStem, ResNet, option_a
+from cnnkit.registry import Spec, spec
+from cnnkit.verify import checks
+from cnnkit.verify.finding import Finding, reached
+from cnnkit.verify.oracle import Oracle
+from cnnkit.verify.oracles import ORACLES
+
+
+def built(name: str, factory: Callable[..., nn.Module], **kwargs: Any) -> Spec:
+    """A network that claims to be the one of that name."""
+    return replace(spec(name), factory=factory, kwargs=kwargs)
+
+
+def cheap(suspect: Spec) -> dict[str, Finding]:
+    return {finding.check: finding for finding in checks.cheap(suspect)}
+
+
+def test_a_true_network_passes_and_its_findings_are_json() -> None:
+    true = spec("resnet20_cifar10")
+    findings = [*checks.cheap(true), checks.same_outputs(true)]
+    assert [(f.rung, f.check, f.status) for f in findings] == [
+        (1, "parameters", "passed"),
+        (1, "macs", "passed"),
+        (2, "shapes", "passed"),
+        (3, "same outputs", "passed"),
+    ]
+    assert reached(findings) == 3
+    assert json.loads(json.dumps([asdict(f) for f in findings]))[0]["evidence"].startswith("269,722 counted")
+
+
+def test_one_channel_more_fails_on_parameters_and_macs_but_not_on_shapes() -> None:
+    wide = built("resnet20_cifar10", ResNet, **{**spec("resnet20_cifar10").kwargs, "stem_channels": 17})
+    findings = cheap(wide)
+    assert {name: f.status for name, f in findings.items()} == {
+        "parameters": "failed",
+        "macs": "failed",
+        "shapes": "passed",
+    }
+    assert "not the canon's 269,722" in findings["parameters"].evidence
+    assert reached(list(findings.values())) == 0
+
+
+class Shifted(ResNet):
+    """States other strides than it has."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.feature_strides = (2, 4, 8)
+
+
+class Short(ResNet):
+    """States fewer channels than it has."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.feature_channels = self.feature_channels[:2]
+
+
+class Headless(ResNet):
+    """Has one class too few."""
+
+    def __init__(self, *, num_classes: int, **kwargs: Any) -> None:
+        super().__init__(num_classes=num_classes - 1, **kwargs)
+
+
+@pytest.mark.parametrize(
+    ("factory", "fault"),
+    [(Shifted, "8 more pixels than (4, 4) add"), (Short, "features have"), (Headless, "gives (2, 9)")],
+)
+def test_shapes_that_are_not_the_stated_ones_fail(factory: Callable[..., nn.Module], fault: str) -> None:
+    found = cheap(built("resnet20_cifar10", factory, **spec("resnet20_cifar10").kwargs))["shapes"]
+    assert found.status == "failed"
+    assert fault in found.evidence
+
+
+def test_an_unknown_figure_is_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    known = canon.entry("classification/resnet", "resnet20_cifar10")
+    monkeypatch.setattr(canon, "entry", lambda *_: replace(known, params=None, macs=None))
+    findings = cheap(spec("resnet20_cifar10"))
+    assert findings["parameters"].status == findings["macs"].status == "not run"
+    assert not findings["macs"].is_evidence
+
+
+def test_a_figure_of_our_own_passes_and_is_no_evidence() -> None:
+    findings = cheap(spec("resnet18_c"))
+    assert findings["parameters"].status == "passed"
+    assert findings["parameters"].by == "ours"
+    assert not findings["parameters"].is_evidence
+
+
+def test_counters_that_disagree_fail(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(checks.MAC_COUNTERS, "another", lambda network, images: 1)
+    found = cheap(spec("resnet20_cifar10"))["macs"]
+    assert found.status == "failed"
+    assert "the counters disagree: 40,551,040" in found.evidence
+
+
+def test_the_stride_in_the_wrong_convolution_passes_the_counts_and_fails_on_outputs() -> None:
+    wrong = built("resnet50", ResNet, branch=Bottleneck(stride_in="1x1"), depths=(3, 4, 6, 3))
+    assert cheap(wrong)["parameters"].status == "passed"
+    found = checks.same_outputs(wrong)
+    assert found.status == "failed"
+    assert found.by.startswith("torchvision")
+
+
+def test_weights_that_do_not_fit_fail() -> None:
+    other = {"resnet20_cifar10": Oracle("torchvision", "resnet18")}
+    found = checks.same_outputs(spec("resnet20_cifar10"), other)
+    assert found.status == "failed"
+    assert "the weights do not fit: the other state dict has 122 entries" in found.evidence
+    narrow = built("resnet20_cifar10", ResNet, **{**spec("resnet20_cifar10").kwargs, "stem_channels": 17})
+    assert "size mismatch" in checks.same_outputs(narrow).evidence
+
+
+def test_a_missing_library_is_not_run() -> None:
+    def absent() -> nn.Module:
+        raise ModuleNotFoundError("No module named 'timm'", name="timm")
+
+    found = checks.same_outputs(spec("resnet18"), {"resnet18": Oracle("timm", "resnet18", make=absent)})
+    assert found.status == "not run"
+    assert "timm is not installed" in found.evidence
+    assert checks.same_outputs(spec("highway19_cifar10"), {}).status == "not run"
+
+
+class Lost(nn.Module):
+    """Gives no number at all."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.network(x) * torch.nan
+
+
+def test_outputs_that_are_no_numbers_fail() -> None:
+    true = ORACLES["resnet20_cifar10"]
+    found = checks.same_outputs(
+        spec("resnet20_cifar10"), {"resnet20_cifar10": replace(true, make=lambda: Lost(true.build()))}
+    )
+    assert found.status == "failed"
+
+
+def test_the_arguments_that_ours_was_built_with_are_told() -> None:
+    layout = dict(branch=Basic(), depths=(3, 3, 3), stem=CifarStem, stem_channels=16, channels=16)
+    plain = built("resnet20_cifar10", ResNet, **layout, shortcut=None, num_classes=10)
+    true = ORACLES["resnet20_cifar10"]
+    found = checks.same_outputs(plain, {"resnet20_cifar10": replace(true, ours={"shortcut": option_a})})
+    assert found.status == "passed"
+    assert "ours built with shortcut=option_a" in found.evidence
