@@ -2,11 +2,12 @@
 
     python benchmarks/convolution.py --threads 2 --rounds 15
 
-Six layers of real networks, float32, forward alone and with all three gradients. All candidates run in turn in
-every round, and a ratio is taken within its round, so that a busy spell hits numerator and denominator alike;
-printed are the median ratio and the quartiles. `product` is the bare matrix product of im2col's size by
-`torch.mm`, nothing copied: what im2col can at best reach on this machine. A second table finds the kernel size
-from which fft overtakes.
+Six layers of real networks, float32, forward alone and with all three gradients. All candidates run in turn
+in every round, and a ratio is taken within its round, so that a busy spell hits numerator and denominator
+alike; printed are the median ratio and the quartiles. `product` is the bare matrix product of im2col's size
+by `torch.mm`, nothing copied: what im2col can at best reach on this machine. The last table finds the kernel
+size from which fft overtakes. `--cpu-time` counts the time that the process had instead of the clock's, for
+machines that others use too.
 """
 
 import argparse
@@ -102,15 +103,17 @@ def both_ways(layer: Layer) -> dict[str, Callable[[], object]]:
     return {"conv2d": theirs, **{name: partial(ours, name) for name in layer.able()}}
 
 
-def measured(candidates: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+def measured(
+    candidates: dict[str, Callable[[], object]], rounds: int, clock: Callable[[], float]
+) -> dict[str, list[float]]:
     """Seconds of each, one a round, after one round of warming up."""
     seconds: dict[str, list[float]] = {name: [] for name in candidates}
     for i in range(rounds + 1):
         for name, run in candidates.items():
-            began = time.perf_counter()
+            began = clock()
             run()
             if i:
-                seconds[name].append(time.perf_counter() - began)
+                seconds[name].append(clock() - began)
     return seconds
 
 
@@ -118,6 +121,7 @@ def report(
     title: str,
     layers: tuple[Layer, ...],
     rounds: int,
+    clock: Callable[[], float],
     way: Callable[[Layer], dict[str, Callable[[], object]]],
 ) -> None:
     """A table of ratios to PyTorch's time, in Markdown."""
@@ -125,7 +129,7 @@ def report(
     print(f"\n{title}\n\n| layer | conv2d ms | {' | '.join(columns)} |")
     print("| --- " * (2 + len(columns)) + "|")
     for layer in layers:
-        seconds = measured(way(layer), rounds)
+        seconds = measured(way(layer), rounds, clock)
         theirs = seconds["conv2d"]
         cells = [f"{1e3 * statistics.median(theirs):.2f}"]
         for name in columns:
@@ -145,7 +149,9 @@ def main() -> None:
     )
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--cpu-time", action="store_true")
     arguments = parser.parse_args()
+    clock = time.process_time if arguments.cpu_time else time.perf_counter
     torch.set_num_threads(arguments.threads)
     load = os.getloadavg()[0]
     began, used = time.perf_counter(), time.process_time()
@@ -154,12 +160,13 @@ def main() -> None:
         ("Forward and backward, over F.conv2d with autograd", LAYERS, both_ways),
         ("By kernel size: forward, over F.conv2d", KERNELS, forward),
     ):
-        report(title, layers, arguments.rounds, way)
+        report(title, layers, arguments.rounds, clock, way)
     share = (time.process_time() - used) / (time.perf_counter() - began)
+    kind = "CPU" if arguments.cpu_time else "wall"
     print(
-        f"\nPyTorch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}, {arguments.threads} threads of "
-        f"{os.cpu_count()} processors, {arguments.rounds} rounds. Load average {load:.1f} before and "
-        f"{os.getloadavg()[0]:.1f} after; this process had {share:.2f} processors."
+        f"\nPyTorch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}, threads: "
+        f"{arguments.threads} of {os.cpu_count()} processors, {arguments.rounds} rounds of {kind} time. Load "
+        f"average {load:.1f} before, {os.getloadavg()[0]:.1f} after; this process had {share:.2f} processors."
     )
 
 

@@ -41,7 +41,7 @@ def ready(data_dir: Path, folder: Path) -> plan.Plan:
 def bare(run: plan.Plan) -> float:
     """CPU seconds of one epoch in a plain loop."""
     recipe = run.recipe
-    model, _ = fit.build(recipe, run.data, run.preprocessing)
+    model, _ = fit.build(run)
     train, _ = fit.feeds(run)
     optimizer = torch.optim.AdamW(parameter_groups(model, recipe.weight_decay or 0.0), lr=recipe.lr or 0.0)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, SCHEDULES[recipe.schedule](len(train)))

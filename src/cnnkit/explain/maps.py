@@ -1,6 +1,6 @@
 """What a network has learned and what it sees: first-layer kernels, and the maps that one image makes."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -20,8 +20,8 @@ def _recorded(layers: dict[str, nn.Module]) -> Iterator[dict[str, Tensor]]:
     """Outputs of the layers while the block runs; the hooks are gone after it."""
     found: dict[str, Tensor] = {}
 
-    def keep(name: str) -> object:
-        return lambda module, inputs, output: found.__setitem__(name, output.detach())
+    def keep(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
+        return lambda module, inputs, output: found.update({name: output.detach()})
 
     handles = [module.register_forward_hook(keep(name)) for name, module in layers.items()]
     try:
