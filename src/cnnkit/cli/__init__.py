@@ -13,7 +13,9 @@ VERBS = {
     "evaluate": "Score a trained network on a data set.",
     "predict": "Say what is on pictures.",
     "check": "Find what would spoil a training run.",
+    "explain": "Show what happens inside a trained network.",
     "models": "List the networks there are.",
+    "verify": "Compare networks with their papers.",
 }
 
 

@@ -1,14 +1,17 @@
-"""`cnnkit models`: reads the canon alone, no torch."""
+"""`cnnkit models`: reads the canon and the packaged ledger alone, no torch."""
 
+from dataclasses import asdict
 from fnmatch import fnmatch
 from typing import Any
 
 import click
 
 from cnnkit import canon
+from cnnkit.canon.published import error
 from cnnkit.cli.output import as_json, emit, table
 from cnnkit.errors import Misuse
 from cnnkit.registry import unknown
+from cnnkit.verify import ledger
 
 
 @click.command("models", short_help="List the networks there are.")
@@ -22,7 +25,9 @@ def command(pattern: str, as_json: bool) -> None:
       cnnkit models
       cnnkit models 'resnet*' --json
 
-    Parameters and multiply-adds are of the published form, at the input size shown.
+    Parameters and multiply-adds are of the published form, at the input size shown. The error is the paper's
+    in percent, of the first answer and of the first five, with how it was measured; where it is not the
+    paper's, whose it is comes first. The rung is how far the network is verified: see `cnnkit verify --help`.
     """
     entries = [entry for family in canon.families() for entry in canon.entries(family)]
     found = sorted((e for e in entries if fnmatch(e.name, pattern)), key=lambda e: (e.paper.year, e.name))
@@ -38,18 +43,26 @@ def command(pattern: str, as_json: bool) -> None:
             "x".join(map(str, e.input)),
             _count(e.params),
             _count(e.macs),
-            e.paper.title if len(e.paper.title) < 60 else e.paper.title[:57] + "...",
+            str(ledger.rung(e.name)),
+            _short(str(error(e.published) or "unknown"), 50),
+            _short(e.paper.title, 60),
         ]
         for e in found
     ]
-    table(["name", "year", "input", "parameters", "MACs", "paper"], rows, right="parameters MACs")
+    columns = ["name", "year", "input", "parameters", "MACs", "rung", "published error, %", "paper"]
+    table(columns, rows, right="parameters MACs rung")
 
 
 def _count(count: canon.Count | None) -> str:
     return "unknown" if count is None else f"{count.value:,}"
 
 
+def _short(text: str, width: int) -> str:
+    return text if len(text) <= width else text[: width - 3] + "..."
+
+
 def _record(entry: canon.Entry) -> dict[str, Any]:
+    published = error(entry.published)
     return {
         "name": entry.name,
         "family": entry.family,
@@ -58,6 +71,8 @@ def _record(entry: canon.Entry) -> dict[str, Any]:
         "parameters_by": entry.params and entry.params.by,
         "macs": entry.macs and entry.macs.value,
         "macs_by": entry.macs and entry.macs.by,
+        "rung": ledger.rung(entry.name),
+        "error": published and asdict(published),
         "published": dict(entry.published),
         "paper": entry.paper.title,
         "authors": entry.paper.authors,

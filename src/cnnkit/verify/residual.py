@@ -4,7 +4,6 @@ Where a library has the blocks of a network and no name for it, its blocks are p
 beside them, such as zero padding, is written another way than in our networks, so that it is checked too.
 """
 
-import re
 from collections.abc import Callable, Sequence
 from functools import partial
 from importlib import import_module
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from cnnkit.verify.oracle import Oracle
+from cnnkit.weights.definitions import shortcuts_last
 
 #: What stands beside a branch, from channels, channels and stride; None is the identity.
 Shortcut = Callable[[int, int, int], nn.Module | None]
@@ -146,20 +146,6 @@ def small_dense_stem(network: nn.Module) -> nn.Module:
     return network
 
 
-def shortcuts_last(entries: dict[str, Tensor]) -> dict[str, Tensor]:
-    """timm's pre-activation blocks name their shortcut first, and its classifier is a 1x1 convolution."""
-
-    def block(key: str) -> str:
-        found = re.match(r"stages\.\d+\.blocks\.\d+\.", key)
-        return found.group() if found else key
-
-    first: dict[str, int] = {}
-    for i, key in enumerate(entries):
-        first.setdefault(block(key), i)
-    ordered = sorted(entries, key=lambda key: (first[block(key)], ".downsample." in key))
-    return {k: entries[k].flatten(1) if k == "head.fc.weight" else entries[k] for k in ordered}
-
-
 def changed(make: Callable[[], nn.Module], changes: Sequence[Change]) -> nn.Module:
     """What `make` builds, with each change made to it in turn."""
     network = make()
@@ -192,7 +178,6 @@ CLASSES = {"cifar10": 10, "cifar100": 100, "svhn": 10}
 
 #: Registry name -> its oracle.
 RESIDUAL: dict[str, Oracle] = {
-    **{f"resnet{n}": Oracle("torchvision", f"resnet{n}") for n in DEPTHS},
     **{f"resnet{n}_v1": blocks("Bottleneck", DEPTHS[n], halving_first) for n in (50, 101, 152)},
     **{
         f"resnet50_shortcut_{option}": blocks("Bottleneck", DEPTHS[50], halving_first, shortcut=shortcut)
@@ -220,7 +205,6 @@ RESIDUAL: dict[str, Oracle] = {
         for n, data in ((18, "cifar10"), (18, "cifar100"), (200, "cifar10"), (25, "svhn"))
     },
     "stochastic_depth152_imagenet": blocks("Bottleneck", DEPTHS[152], surviving),
-    **{f"resnext{n}": Oracle("torchvision", f"resnext{n}") for n in ("50_32x4d", "101_64x4d", "101_32x8d")},
     "resnext101_32x4d": Oracle("timm", "resnext101_32x4d"),
     **{
         f"resnext50_{c}x{d}d": blocks("Bottleneck", DEPTHS[50], groups=c, base_width=d)
@@ -239,7 +223,6 @@ RESIDUAL: dict[str, Oracle] = {
         for c in (8, 16)
         for data in ("cifar10", "cifar100")
     },
-    **{f"wide_resnet{n}_2": Oracle("torchvision", f"wide_resnet{n}_2") for n in (50, 101)},
     **{
         f"wrn_{n}_w{name}": blocks("BasicBlock", DEPTHS[n], channels=channels)
         for name, channels, depths in (("1_5", 96, (18, 34)), ("2", 128, (18, 34)), ("3", 192, (18,)))
@@ -286,7 +269,6 @@ RESIDUAL: dict[str, Oracle] = {
         )
         for data in ("cifar10", "cifar100")
     },
-    **{f"densenet{n}": Oracle("torchvision", f"densenet{n}") for n in (121, 161, 169, 201)},
     "densenet264": altered("densenet121", block_config=(6, 12, 64, 48)),
     **{
         f"densenet_bc_{depth}_{k}_{data}": altered(
