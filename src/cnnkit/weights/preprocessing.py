@@ -51,7 +51,8 @@ class Preprocessing:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Preprocessing:
         """The record that `to_dict` was made of, whether it went through TOML or JSON."""
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+        plain: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        return cls(**plain)
 
     def normalise(self, pixels: Tensor) -> Tensor:
         """Bytes to what the network reads: (N, C, H, W) uint8 -> the same shape, float32."""
