@@ -3,12 +3,15 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from cnnkit import canon
 from cnnkit.cli import VERBS, main
+from cnnkit.verify import ledger
 
 from ..conftest import MakeFolder
 
@@ -124,6 +127,49 @@ def test_predict_goes_on_after_a_picture_that_cannot_be_read(
     assert "1 of 2 pictures could not be read" in err
 
 
+def test_weights_of_others_are_carried_over_and_it_is_said_what_is_new(
+    capsys: pytest.CaptureFixture[str], trained: Path, make_folder: MakeFolder, tmp_path: Path
+) -> None:
+    root = make_folder({"a": 10, "b": 10})
+    source = trained / "best.safetensors"
+    arguments = ["--weights", source, "--freeze", "features", "--epochs", 1, "--output", tmp_path / "r"]
+    code, _, err = run(capsys, "train", root, *arguments)
+    assert code == 0
+    assert f"weights of lenet5_relu from {source}; head.5 is new (10 classes before, 2 now)" in err
+    assert "frozen: all but the head" in err
+    code, out, _ = run(capsys, "predict", tmp_path / "r", root / "a" / "0.png", "--json")
+    assert (code, set(json.loads(out)[0]["classes"])) == (0, {"a", "b"})
+
+
+def test_predict_takes_weights_by_name_or_in_place_of_a_run(
+    capsys: pytest.CaptureFixture[str], trained: Path, digit: Path
+) -> None:
+    source = trained / "best.safetensors"
+    _, first, _ = run(capsys, "predict", source, digit, "--json")
+    code, second, _ = run(
+        capsys, "predict", "--weights", source, "--model", "lenet5_relu", digit, digit, "--json"
+    )
+    assert code == 0
+    assert json.loads(second) == json.loads(first) * 2
+    code, _, err = run(capsys, "predict", "--weights", source, "--model", "lenet5", digit)
+    assert code == 2
+    assert "holds weights of lenet5_relu, not of lenet5" in err
+
+
+@pytest.mark.realdata
+@pytest.mark.reference
+@pytest.mark.parametrize(("picture", "name"), [("chelsea", "Egyptian cat"), ("coffee", "espresso")])
+def test_the_deep_compression_squeezenet_names_a_cat_and_a_cup_of_coffee(
+    capsys: pytest.CaptureFixture[str], realdata: Path, tmp_path: Path, picture: str, name: str
+) -> None:
+    pixels = getattr(pytest.importorskip("skimage.data"), picture)()
+    Image.fromarray(pixels).save(tmp_path / "picture.png")
+    source = realdata / "squeezenet_deep_compression" / "compressed_SqueezeNet.net"
+    code, out, _ = run(capsys, "predict", source, tmp_path / "picture.png", "--top", 2, "--json")
+    assert code == 0
+    assert name in json.loads(out)[0]["classes"]
+
+
 def test_check_leaves_with_three_where_it_found_something(
     capsys: pytest.CaptureFixture[str], make_folder: MakeFolder
 ) -> None:
@@ -136,12 +182,113 @@ def test_check_leaves_with_three_where_it_found_something(
     assert [f["keys"] for f in json.loads(out)["findings"]] == [["a/zero.jpg"]]
 
 
+def test_explain_arithmetic_prints_what_the_layer_gave(
+    capsys: pytest.CaptureFixture[str], trained: Path, digit: Path
+) -> None:
+    arguments = ["explain", "arithmetic", trained, digit, "--layer", "stages.1.0", "--at", "3,4"]
+    code, out, _ = run(capsys, *arguments, "--entry", "0,0,2,2")
+    assert code == 0
+    assert "window" in out
+    assert "gradient of kernel entry (0, 0, 2, 2)" in out
+    code, out, _ = run(capsys, *arguments, "--channel", 3, "--json")
+    value = json.loads(out)["value"]
+    assert value["total"] == pytest.approx(value["given"], rel=1e-5)
+    assert sum(value["sums"]) + value["bias"] == pytest.approx(value["total"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--layer", "conv7"], "layers that can be shown: stages.0.0, stages.1.0, head.1"),
+        (["--layer", "stages.1.0", "--at", "99,0"], "99"),
+        (["--layer", "stages.1.0", "--at", "a,b"], "'a,b' is not a list of whole numbers"),
+    ],
+)
+def test_a_layer_or_place_that_is_not_there_is_a_misuse(
+    capsys: pytest.CaptureFixture[str], trained: Path, digit: Path, arguments: list[str], sentence: str
+) -> None:
+    code, _, err = run(capsys, "explain", "arithmetic", trained, digit, *arguments)
+    assert code == 2
+    assert sentence in err
+
+
 def test_models_lists_by_pattern(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run(capsys, "models", "lenet*")
     assert code == 0
     assert [line.split()[0] for line in out.splitlines()] == ["name", "lenet1989", "lenet5", "lenet5_relu"]
     code, out, _ = run(capsys, "models", "lenet5_relu", "--json")
     assert json.loads(out)[0]["parameters"] == 61_706
+
+
+def test_models_tells_the_error_with_its_protocol_and_the_rung(capsys: pytest.CaptureFixture[str]) -> None:
+    _, out, _ = run(capsys, "models", "resnet20_cifar10")
+    assert out.splitlines()[0].split("  ")[-1] == "paper"
+    assert "  3  8.75 (CIFAR-10 with augmentation, trained on 45..." in out
+    _, out, _ = run(capsys, "models", "lenet5", "--json")
+    assert json.loads(out)[0]["error"] is None  # the canon's figure is from memory
+    _, out, _ = run(capsys, "models", "resnet50", "--json")
+    (found,) = json.loads(out)
+    assert (found["rung"], found["error"]["top1"], found["error"]["top5"]) == (3, 24.01, 7.02)
+
+
+def test_verify_tells_each_check_with_its_evidence(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(capsys, "verify", "resnet18_c")
+    assert code == 0
+    rows = [line.split() for line in out.splitlines()]
+    assert [row[1:5] for row in rows[1:4]] == [
+        ["1", "parameters", "passed", "(regression)"],
+        ["1", "macs", "passed", "(regression)"],
+        ["2", "shapes", "passed", "definition"],
+    ]
+    assert out.splitlines()[-1] == "networks 1, checks 3: 3 passed, 0 not run, 0 failed"
+    code, out, _ = run(capsys, "verify", "lenet*", "--rung", 1, "--json", "--quiet")
+    found = json.loads(out)
+    assert code == 0
+    assert [(row["network"], row["rung"]) for row in found] == [
+        ("lenet1989", 1),
+        ("lenet5", 1),
+        ("lenet5_relu", 0),
+    ]
+    assert found[0]["findings"][0]["counted"] == 9_760
+
+
+def test_verify_leaves_with_three_where_the_canon_says_otherwise(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = canon.entry("classification/lenet", "lenet1989")
+    assert known.params is not None
+    wrong = replace(known, params=replace(known.params, value=9_761))
+    monkeypatch.setattr(canon, "entry", lambda *_: wrong)
+    code, out, _ = run(capsys, "verify", "lenet1989")
+    assert code == 3
+    assert "9,760 counted, not the canon's 9,761" in out
+    assert "1 failed" in out
+
+
+def test_verify_says_not_run_where_the_other_library_is_missing(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def absent(name: str) -> None:
+        raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+    monkeypatch.setattr("cnnkit.verify.oracle.import_module", absent)
+    code, out, _ = run(capsys, "verify", "squeezenet1_1", "--rung", 3, "--json")
+    (found,) = json.loads(out)
+    assert (code, found["rung"], found["findings"][-1]["status"]) == (0, 2, "not run")
+
+
+def test_verify_records_what_it_found_beside_what_was_there(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(ledger, "PATH", tmp_path / "ledger.json")
+    try:
+        ledger.write({"lenet5": [], "perceptron": []}, ledger.PATH)
+        code, _, _ = run(capsys, "verify", "lenet1989", "--record")
+        written = json.loads(ledger.PATH.read_text())["networks"]
+    finally:
+        ledger.read.cache_clear()
+    assert code == 0
+    assert {name: len(rows) for name, rows in written.items()} == {"lenet1989": 6, "lenet5": 0}
 
 
 @pytest.mark.parametrize(
@@ -159,9 +306,22 @@ def test_models_lists_by_pattern(capsys: pytest.CaptureFixture[str]) -> None:
         (["train", "digits", "--model", "lenet5", "--recipe", "none.toml"], 2, "there is no recipe file"),
         (["train", "digits", "--model", "lenet5", "--resume", "--overwrite"], 2, "give one of them"),
         (["train", "--resume", "--output", "none"], 2, "holds no run to resume"),
+        (["predict"], 2, "Missing argument 'RUN'"),
+        (["predict", "--weights", "torchvision"], 2, "Missing argument 'IMAGE...'"),
+        (
+            ["predict", "--weights", "torchvision", __file__],
+            2,
+            "torchvision has many networks; name one with",
+        ),
+        (["train", "digits", "--model", "lenet5", "--freeze", "features"], 2, "give --weights"),
+        (["train", "digits", "--model", "lenet5", "--weights", "none.pth"], 1, "there is no file none.pth"),
+        (["train", "digits", "--weights", "torchvision"], 2, "torchvision has many networks; name one"),
         (["predict", "none.safetensors", "none.png"], 2, "there is no file, folder or match for none.png"),
         (["evaluate", "none.safetensors", "digits"], 1, "there is no file none.safetensors"),
         (["models", "resnt50"], 2, "did you mean resnet50"),
+        (["verify", "resnt50"], 2, "did you mean resnet50"),
+        (["verify", "lenet5", "--rung", "6"], 2, "6 is not in the range"),
+        (["verify", "lenet5", "--rung", "3", "--record"], 2, "--record runs every rung; leave out --rung"),
         (["check", "nothing"], 2, "no folder or data set 'nothing'"),
         (["train", "mnist", "--model", "lenet5", "--data-dir", "empty"], 1, "could not be downloaded"),
         (["trian"], 2, "No such command 'trian'"),
@@ -199,6 +359,7 @@ def test_help_opens_with_two_examples(capsys: pytest.CaptureFixture[str], verb: 
     [
         (["--help"], 0),
         (["models"], 0),
+        (["verify", "x"], 2),
         (["train", "digits", "--model", "lenet"], 2),
         (["nonsense"], 2),
         (["train", "--help"], 0),

@@ -11,25 +11,34 @@ from cnnkit.errors import Failure, Misuse
 
 
 @click.command("predict", short_help="Say what is on pictures.")
-@click.argument("run", metavar="RUN_OR_ARTEFACT")
-@click.argument("images", metavar="IMAGE...", nargs=-1, required=True)
+@click.argument("names", metavar="[RUN] IMAGE...", nargs=-1)
+@click.option("--weights", metavar="SOURCE", help="Instead of RUN: a file, torchvision, timm:TAG.")
+@click.option("--model", metavar="NAME", help="The network of --weights. [recognised in files]")
 @click.option("--top", type=click.IntRange(1), default=5, show_default=True, help="Classes an image.")
 @device
 @as_json
-def command(run: str, images: tuple[str, ...], top: int, device: str, as_json: bool) -> None:
+def command(
+    names: tuple[str, ...], weights: str | None, model: str | None, top: int, device: str, as_json: bool
+) -> None:
     """Say what is on pictures: files, folders of them, or patterns in quotes.
 
     \b
     Examples:
       cnnkit predict runs/classify/resnet18-photos picture.jpg
       cnnkit predict best.safetensors 'holiday/*.jpg' --top 1 --json
+      cnnkit predict --weights torchvision --model resnet50 picture.jpg
 
-    A file that cannot be read is named, the others are predicted, and the exit code is 1.
+    What predicts is a run's folder, an artefact, or weights of others: a state dict of torchvision, timm or
+    a network's authors, or a published name. A file that cannot be read is named, the others are predicted,
+    and the exit code is 1.
     """
+    source, images = (names[0], names[1:]) if weights is None and names else (weights, names)
+    if source is None or not images:
+        raise click.UsageError(f"Missing argument '{'RUN' if source is None else 'IMAGE...'}'.")
     paths = list(_files(images))
     from cnnkit.tasks.classify import load
 
-    network, found, bad = load(run, device), [], 0
+    network, found, bad = load(source, device, model=model), [], 0
     for path in paths:
         try:
             prediction = network.predict(path, top)

@@ -82,6 +82,7 @@ def command(
     Examples:
       cnnkit train photos/ --model resnet18 --epochs 30
       cnnkit train digits --model lenet5
+      cnnkit train photos/ --model resnet50 --weights torchvision --freeze features
 
     DATA is a folder with one folder of images a class, or with train/, val/ and test/ above those; or one of
     digits, mnist, fashion_mnist, cifar10.

@@ -70,7 +70,7 @@ def _names_of_stages(network: nn.Module, part: str | int) -> set[str]:
             f"freeze must be 'features' or a number of stages from 1 to {count} of "
             f"{type(network).__name__}, got {part!r}"
         )
-    shadow = copy.deepcopy(network).to("meta").eval()
+    shadow = copy.deepcopy(network).to("meta").eval().requires_grad_(True)
     first = next(m for m in shadow.modules() if isinstance(m, nn.Conv2d))
     side = getattr(network, "smallest_image", 224)
     images = torch.empty(1, first.in_channels, side, side, device="meta")

@@ -15,8 +15,8 @@ from cnnkit.data.batches import Batch
 from cnnkit.data.pictures import fit, read, seen, to_tensor
 from cnnkit.errors import Failure
 from cnnkit.weights.artefact import Card
-from cnnkit.weights.artefact import load as load_artefact
 from cnnkit.weights.preprocessing import Preprocessing
+from cnnkit.weights.sources import load as load_weights
 
 Loss = Literal["cross_entropy", "squared_error"]
 
@@ -215,24 +215,11 @@ def _name(image: str | Path | Image.Image) -> str:
     return getattr(image, "filename", "") or "picture" if isinstance(image, Image.Image) else str(image)
 
 
-def load(path: str | Path, device: str | torch.device = "cpu") -> Classifier:
-    """A trained network from an artefact, or from the best checkpoint of a run's folder.
+def load(source: str | Path, device: str | torch.device = "cpu", *, model: str | None = None) -> Classifier:
+    """A trained network from an artefact, a run's folder, or any weights that `cnnkit.weights.load` takes.
 
     Raises:
-        Failure: there is none, or it cannot be trusted; see `cnnkit.weights.artefact.load`.
+        Failure: there is none, or it cannot be trusted; see `cnnkit.weights.load`.
     """
-    model, card = load_artefact(artefact_of(Path(path)))
-    return Classifier(model, card, device)
-
-
-def artefact_of(path: Path) -> Path:
-    """The artefact that is meant by a file or by a run's folder.
-
-    Raises:
-        Failure: the folder holds no `best.safetensors`.
-    """
-    if not path.is_dir():
-        return path
-    if not (path / "best.safetensors").is_file():
-        raise Failure(f"{path} holds no best.safetensors; give a run's folder or an artefact")
-    return path / "best.safetensors"
+    loaded = load_weights(source, model)
+    return Classifier(loaded.model, loaded.card, device)

@@ -8,8 +8,9 @@ from cnnkit import data as datasets
 from cnnkit.data.batches import batches
 from cnnkit.data.sets import Part
 from cnnkit.errors import Failure, Misuse
-from cnnkit.tasks.classify import Classify, Scores, artefact_of, load, outputs
+from cnnkit.tasks.classify import Classify, Scores, load, outputs
 from cnnkit.train.directory import Directory
+from cnnkit.weights.sources import artefact_of
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,6 @@ from lightning.pytorch import Trainer
 from rich.console import Console
 from torch import nn
 
-from cnnkit.data import DataSet
 from cnnkit.data.batches import Batches, Order, batches
 from cnnkit.errors import Failure, Stopped
 from cnnkit.models import create
@@ -27,9 +26,9 @@ from cnnkit.train.module import Training
 from cnnkit.train.panels import write_report
 from cnnkit.train.plan import Plan, find, new, resumed
 from cnnkit.train.recipe import Recipe
+from cnnkit.train.transfer import carried_over, hold
 from cnnkit.weights import artefact
 from cnnkit.weights.artefact import Card
-from cnnkit.weights.preprocessing import Preprocessing
 
 PRECISION = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
 
@@ -76,8 +75,11 @@ def fit(
             console=console,
             settings=settings,
         )
-    console.print(_opening(plan), highlight=False, soft_wrap=True)
     recipe = plan.recipe
+    console.print(_opening(plan), highlight=False, soft_wrap=True)
+    if plan.transfer is not None:
+        told = plan.transfer.told(str(recipe.model), recipe.freeze, recipe.backbone_factor or 1.0)
+        console.print(told, highlight=False, soft_wrap=True)
     threads = torch.get_num_threads()
     torch.set_num_threads(recipe.threads or threads)
     try:
@@ -98,21 +100,34 @@ def _opening(plan: Plan) -> str:
     )
 
 
-def build(recipe: Recipe, data: DataSet, preprocessing: Preprocessing) -> tuple[nn.Module, Card]:
-    """The network with the weights that its seed gives, and the document of its artefact."""
-    torch.manual_seed(recipe.seed)
-    arguments = {"num_classes": len(data.classes), "in_channels": len(preprocessing.mean)}
+def build(plan: Plan) -> tuple[nn.Module, Card]:
+    """The network, with the weights that it starts from or that its seed gives, and its document."""
+    recipe, data, transfer = plan.recipe, plan.data, plan.transfer
     spec = find(recipe.model)
+    provenance: dict[str, Any] = {
+        "data": data.name,
+        "images": len(data.parts["train"]),
+        "seed": recipe.seed,
+    }
+    if transfer is None:
+        arguments = {"num_classes": len(data.classes), "in_channels": len(plan.preprocessing.mean)}
+    else:
+        arguments = transfer.arguments
+        provenance["weights"] = transfer.provenance
+    torch.manual_seed(recipe.seed)
+    network = create(spec.name, **arguments) if plan.start is None else plan.start
+    hold(network, recipe.freeze)
     card = Card(
         model=spec.name,
         task="classify",
         classes=list(data.classes),
-        preprocessing=preprocessing,
+        preprocessing=plan.preprocessing,
         arguments=arguments,
         recipe=recipe.to_dict(),
-        provenance={"data": data.name, "images": len(data.parts["train"]), "seed": recipe.seed},
+        provenance=provenance,
+        licence=transfer.licence or None if transfer else None,
     )
-    return create(spec.name, **arguments), card
+    return network, card
 
 
 def feeds(plan: Plan) -> tuple[Batches, Batches]:
@@ -138,9 +153,10 @@ def descend(plan: Plan, console: Console) -> list[dict[str, float]]:
     done = directory.load_checkpoint()["history"] if directory.last.exists() else []
     if len(done) >= recipe.epochs:
         return done
-    model, card = build(recipe, plan.data, plan.preprocessing)
+    model, card = build(plan)
     task = Classify(plan.data.classes, recipe.loss, recipe.label_smoothing)
-    training = Training(model, task, plan.preprocessing, recipe)
+    slow = carried_over(model, plan.transfer.head) if plan.transfer else []
+    training = Training(model, task, plan.preprocessing, recipe, slow)
 
     def save_best(path: Path, metrics: dict[str, float]) -> None:
         artefact.save(path, model.state_dict(), artefact.with_metrics(card, "val", metrics))

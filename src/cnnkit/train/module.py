@@ -1,8 +1,8 @@
 """The one LightningModule: a network, a task and a recipe, trained by gradient descent."""
 
 import math
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Collection, Sequence
+from typing import Any, Self
 
 import torch
 from lightning.pytorch import LightningModule
@@ -12,6 +12,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from cnnkit.data.batches import Batch, derive
 from cnnkit.errors import Failure
+from cnnkit.surgery.head import frozen_norms
 from cnnkit.tasks.classify import Classify, Scores
 from cnnkit.train.recipe import Recipe
 from cnnkit.weights.preprocessing import Preprocessing
@@ -28,18 +29,34 @@ class Training(LightningModule):
         task: what it is for.
         preprocessing: how bytes become its input.
         recipe: a resolved recipe.
+        slow: parameters that were carried over and learn at `backbone_factor` of the learning rate.
     """
 
     def __init__(
-        self, model: nn.Module, task: Classify, preprocessing: Preprocessing, recipe: Recipe
+        self,
+        model: nn.Module,
+        task: Classify,
+        preprocessing: Preprocessing,
+        recipe: Recipe,
+        slow: Sequence[nn.Parameter] = (),
     ) -> None:
         super().__init__()
         self.model, self.task, self.preprocessing, self.recipe = model, task, preprocessing, recipe
+        self.slow = {id(p) for p in slow}
+        self.frozen = frozen_norms(model)
         self.recent: list[tuple[Tensor, Tensor]] = []  # loss and right answers of the steps not looked at yet
         self.steps = self.images = self.right = 0
         self.loss = 0.0
         self.held_out: list[tuple[Tensor, Tensor]] = []
         self.scores: Scores | None = None
+        self.train()  # loaded networks arrive in evaluation mode
+
+    def train(self, mode: bool = True) -> Self:
+        """Training or evaluation mode; batch norms that are frozen stay in evaluation mode."""
+        super().train(mode)
+        for norm in self.frozen:
+            norm.eval()
+        return self
 
     def on_train_epoch_start(self) -> None:
         """Random numbers of an epoch depend on its number alone, so that a resumed run draws the same."""
@@ -109,6 +126,8 @@ class Training(LightningModule):
         """The recipe's optimiser, and its schedule as a function of the step."""
         recipe, lr = self.recipe, self.recipe.lr or 0.0
         groups = parameter_groups(self.model, recipe.weight_decay or 0.0)
+        if self.slow:
+            groups = slowed(groups, self.slow, lr * (recipe.backbone_factor or 1.0))
         optimizer: Optimizer = (
             AdamW(groups, lr=lr)
             if recipe.optimizer == "adamw"
@@ -126,6 +145,20 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
     ]
+
+
+def slowed(groups: list[dict[str, Any]], slow: Collection[int], lr: float) -> list[dict[str, Any]]:
+    """The same groups with the parameters of these ids apart, at a learning rate of their own, after them."""
+    parts = [
+        {
+            **group,
+            "params": [p for p in group["params"] if (id(p) in slow) is apart],
+            **({"lr": lr} if apart else {}),
+        }
+        for apart in (False, True)
+        for group in groups
+    ]
+    return [group for group in parts if group["params"]]
 
 
 def one_cycle(total: int) -> Callable[[int], float]:

@@ -5,7 +5,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
+from torch import nn
 
 from cnnkit import data as datasets
 from cnnkit.data import DataSet, Examination
@@ -15,7 +17,9 @@ from cnnkit.registry import Spec, unknown
 from cnnkit.train.directory import Directory, environment
 from cnnkit.train.recipe import Recipe, make
 from cnnkit.train.resolve import resolve
+from cnnkit.train.transfer import Transfer, carry, hold
 from cnnkit.weights.preprocessing import Preprocessing
+from cnnkit.weights.sources import load
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +32,8 @@ class Plan:
         recipe: resolved.
         preprocessing: resolved.
         config: both, and where the data come from, as they are stored.
+        transfer: what was taken over of other weights.
+        start: those weights, with a head for these classes; nothing where a checkpoint has newer ones.
     """
 
     directory: Directory
@@ -35,6 +41,8 @@ class Plan:
     recipe: Recipe
     preprocessing: Preprocessing
     config: Mapping[str, Any]
+    transfer: Transfer | None = None
+    start: nn.Module | None = None
 
 
 def new(
@@ -56,6 +64,12 @@ def new(
     recipe = make(settings, "settings")
     if source is None:
         raise Misuse("name the data to train on: a folder of images, or digits, mnist, cifar10 ...")
+    start = load(recipe.weights, recipe.model) if recipe.weights else None
+    if start is not None:
+        recipe = replace(recipe, model=start.name)
+    for name in ("freeze", "backbone_factor"):
+        if start is None and getattr(recipe, name) is not None:
+            raise Misuse(f"--{name.replace('_', '-')} is about weights that are carried over; give --weights")
     spec = find(recipe.model)
     data = datasets.open(source, data_dir=data_dir)
     directory = Directory(Path(output) if output else default_folder(spec, data.name))
@@ -63,7 +77,12 @@ def new(
     seen, data = usable(data, skip_bad, console)
     data = data.split()
     check_classes(data)
-    recipe, preprocessing = resolve(recipe, spec, data, seen)
+    recipe, preprocessing = resolve(recipe, spec, data, seen, start)
+    transfer = None
+    if start is not None:
+        torch.manual_seed(recipe.seed)  # the new head depends on it
+        transfer = carry(start, str(recipe.weights), data.classes)
+        hold(start.model, recipe.freeze)
     config = {
         "data": {
             "source": str(Path(source).resolve()) if Path(source).is_dir() else str(source),
@@ -75,12 +94,13 @@ def new(
         },
         "recipe": recipe.to_dict(),
         "preprocessing": preprocessing.to_dict(),
+        **({"transfer": transfer.to_dict()} if transfer else {}),
     }
     directory.begin()
     directory.write_config(config)
     directory.write("environment.txt", environment())
     directory.write_json("split.json", data.set_aside)
-    return Plan(directory, data, recipe, preprocessing, config)
+    return Plan(directory, data, recipe, preprocessing, config, transfer, start.model if start else None)
 
 
 def resumed(source: str | Path | None, output: str | Path | None, settings: Mapping[str, Any]) -> Plan:
@@ -108,7 +128,17 @@ def resumed(source: str | Path | None, output: str | Path | None, settings: Mapp
         raise Failure(f"{data.source} has other classes now than when {folder} was started")
     config["recipe"] = recipe.to_dict()
     directory.write_config(config)
-    return Plan(directory, data, recipe, Preprocessing.from_dict(config["preprocessing"]), config)
+    preprocessing = Preprocessing.from_dict(config["preprocessing"])
+    if "transfer" not in config:
+        return Plan(directory, data, recipe, preprocessing, config)
+    transfer = Transfer(**config["transfer"])
+    start = None
+    if not directory.last.exists():  # nothing was learnt yet, so nothing else has the weights
+        loaded = load(transfer.source, recipe.model)
+        torch.manual_seed(recipe.seed)
+        carry(loaded, transfer.source, data.classes)
+        start = loaded.model
+    return Plan(directory, data, recipe, preprocessing, config, transfer, start)
 
 
 def _changed(stored: Recipe, asked: Recipe, settings: Mapping[str, Any], directory: Directory) -> Recipe:

@@ -27,6 +27,15 @@ class Recipe:
     """All that decides how a run goes, apart from the data. None: chosen from the network and the data."""
 
     model: str | None = _setting(None, "Network, a name of `cnnkit models`.")
+    weights: str | None = _setting(
+        None, "Start from these: a file, a run's folder, torchvision, timm:TAG. [random ones]"
+    )
+    freeze: str | None = _setting(
+        None, "What stays of --weights: features (all but the head), or a number of stages. [nothing]"
+    )
+    backbone_factor: float | None = _setting(
+        None, "Share of the learning rate at which carried-over weights learn. [0.1]", gt=0, le=1
+    )
     epochs: int = _setting(20, "Passes over the training part.", ge=1)
     batch_size: int | None = _setting(None, "Images a step. [from the data: 16 to 128]", ge=1)
     optimizer: Literal["adamw", "sgd"] = _setting("adamw", "Step rule; sgd has Nesterov momentum 0.9.")
@@ -55,7 +64,9 @@ class Recipe:
     )
     device: str = _setting("auto", "auto, cpu, cuda, cuda:1 or mps.")
     workers: int | None = _setting(None, "Processes that decode photos. [one a core, at most 8]", ge=0)
-    threads: int | None = _setting(None, "Threads of arithmetic. [as torch chooses]", ge=1)
+    threads: int | None = _setting(
+        None, "Threads of arithmetic. [1 for the smallest networks, else as torch chooses]", ge=1
+    )
 
     def to_dict(self) -> dict[str, Any]:
         """All settings that have a value."""

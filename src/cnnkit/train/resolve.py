@@ -1,9 +1,12 @@
 """From what was asked to what will be done: a recipe's open choices made from network and data."""
 
 import os
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from cnnkit import canon
 from cnnkit.data import DataSet, Examination
@@ -13,39 +16,63 @@ from cnnkit.errors import Misuse
 from cnnkit.registry import Spec
 from cnnkit.train.recipe import Recipe
 from cnnkit.weights.preprocessing import Preprocessing
+from cnnkit.weights.sources import Loaded
 
 LEARNING_RATE = {"adamw": 0.003, "sgd": 0.1}
 WEIGHT_DECAY = {"adamw": 0.05, "sgd": 0.0005}
+
+#: Forward multiply-adds of a batch below which one thread is used.
+ONE_THREAD_MACS = 200_000_000
 
 #: The smallest input that is chosen unasked, for networks that take any.
 SMALLEST = 32
 
 
-def resolve(recipe: Recipe, spec: Spec, data: DataSet, seen: Examination) -> tuple[Recipe, Preprocessing]:
+#: Share of the learning rate at which weights learn that were trained before.
+BACKBONE_FACTOR = 0.1
+
+
+def resolve(
+    recipe: Recipe, spec: Spec, data: DataSet, seen: Examination, start: Loaded | None = None
+) -> tuple[Recipe, Preprocessing]:
     """A recipe without open choices, and how images become the network's input.
+
+    With weights to start from, the input is what they were trained on, where that is known; an image size
+    or a fit that is asked for wins.
 
     Raises:
         Misuse: the network does not take images of the size that was asked for; the device is not there.
     """
-    channels = 1 if seen.grey else 3
-    size = _size(recipe, spec, channels, len(data.classes), seen.side)
-    to = _preprocessing(recipe, size, channels, seen, data)
+    arguments = {"num_classes": len(data.classes), "in_channels": 1 if seen.grey else 3}
+    if start is not None:
+        arguments = {**start.arguments, "num_classes": len(data.classes)}
+    if start is not None and start.preprocessing is not None:
+        to = start.preprocessing
+        if recipe.image_size is not None:
+            size = _size(recipe, spec, arguments, seen.side)
+            to = replace(to, size=(size, size))
+        to = replace(to, fit=recipe.fit or to.fit)
+    else:
+        size = _size(recipe, spec, arguments, seen.side)
+        to = _preprocessing(recipe, size, arguments["in_channels"], seen, data)
     train = data.parts["train"]
     small = fits_in_memory(len(train), to)
     usual: tuple[Augmentation, ...] = ("crop", "flip")
     if small:
         usual = ("shift",) if seen.grey else ("shift", "flip")
+    batch_size = recipe.batch_size or _batch_size(len(train), small)
     resolved = replace(
         recipe,
-        batch_size=recipe.batch_size or _batch_size(len(train), small),
+        batch_size=batch_size,
         lr=recipe.lr or LEARNING_RATE[recipe.optimizer],
         weight_decay=WEIGHT_DECAY[recipe.optimizer] if recipe.weight_decay is None else recipe.weight_decay,
         augment=usual if recipe.augment is None else recipe.augment,
-        image_size=size,
+        image_size=to.size[0],
         fit=to.fit,
         device=_device(recipe.device),
         workers=recipe.workers if recipe.workers is not None else 0 if small else min(8, os.cpu_count() or 1),
-        threads=recipe.threads or torch.get_num_threads(),
+        threads=recipe.threads or _threads(spec, arguments, to.size, batch_size),
+        backbone_factor=recipe.backbone_factor or BACKBONE_FACTOR if start is not None else None,
     )
     return resolved, to
 
@@ -58,25 +85,36 @@ def _batch_size(images: int, small: bool) -> int:
     return size
 
 
-def _size(recipe: Recipe, spec: Spec, channels: int, classes: int, side: int) -> int:
+def _size(recipe: Recipe, spec: Spec, arguments: Mapping[str, Any], side: int) -> int:
     """The side that was asked for; else the images' own where the network takes it, at most the paper's."""
     paper = canon.entry(spec.canon, spec.name).input[-1]
     if recipe.image_size is not None:
-        if reason := refusal(spec, channels, classes, recipe.image_size):
+        if reason := refusal(spec, arguments, recipe.image_size):
             raise Misuse(
                 f"{spec.name} does not take {recipe.image_size} x {recipe.image_size} images ({reason}); "
                 f"its paper's size is --image-size {paper}"
             )
         return recipe.image_size
     own = min(paper, max(SMALLEST, side))
-    return paper if refusal(spec, channels, classes, own) else own
+    return paper if refusal(spec, arguments, own) else own
 
 
-def refusal(spec: Spec, channels: int, classes: int, size: int) -> str:
+def _threads(spec: Spec, arguments: Mapping[str, Any], size: tuple[int, int], batch_size: int) -> int:
+    """One thread for steps that are over before several have met, else as many as torch chooses.
+
+    On a machine that others use too, small steps on all its cores are many times slower than on one.
+    """
+    with torch.device("meta"), FlopCounterMode(display=False) as counter:
+        spec.build(**arguments).eval()(torch.zeros(1, arguments["in_channels"], *size))
+    small = counter.get_total_flops() // 2 * batch_size < ONE_THREAD_MACS
+    return 1 if small else torch.get_num_threads()
+
+
+def refusal(spec: Spec, arguments: Mapping[str, Any], size: int) -> str:
     """Why a network does not take images of that size, or nothing; tried without memory or arithmetic."""
     with torch.device("meta"):
         try:
-            spec.build(num_classes=classes, in_channels=channels).eval()(torch.zeros(2, channels, size, size))
+            spec.build(**arguments).eval()(torch.zeros(2, arguments["in_channels"], size, size))
         except (RuntimeError, ValueError) as error:
             return str(error).splitlines()[0].rstrip(".")
     return ""

@@ -1,7 +1,7 @@
 """ResNets trained with stochastic depth. Huang, Sun, Liu, Sedra & Weinberger, ECCV 2016, arXiv:1603.09382.
 
-The networks are He's; what is new is how they are trained, `surgery.stochastic_depth`, and that the CIFAR
-networks halve the shortcut by average pooling before zeros are appended, as the authors' code does. That code
+The networks are He's; what is new is how they are trained, `surgery.stochastic_depth`, and that the
+shortcut of the CIFAR networks is average-pooled before zeros are appended (section 4). The authors' code
 also keeps biases on convolutions, which the batch norm behind them cancels; here there are none.
 """
 
