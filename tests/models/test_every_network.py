@@ -69,7 +69,7 @@ def narrow(spec: Spec, **overrides: Any) -> nn.Module:
 def batches(spec: Spec, network: nn.Module) -> Iterator[Tensor]:
     """Two random images of the smallest size that it takes and two of an odd one, or of its only size."""
     channels = canon.entry(spec.canon, spec.name).input[0]
-    for height, width in checks.sizes(spec, network)[-2:]:
+    for height, width in checks.sizes(spec, network):
         yield torch.randn(2, channels, height, width, generator=torch.Generator().manual_seed(0))
 
 
@@ -94,7 +94,7 @@ def trainable(network: nn.Module) -> list[nn.Parameter]:
     return found
 
 
-@pytest.mark.parametrize("family", sorted({spec.canon for spec in ALL}))
+@pytest.mark.parametrize("family", [f for f in canon.families() if f.startswith("classification/")])
 def test_the_canon_and_the_registry_name_the_same_networks(family: str) -> None:
     registered = {spec.name for spec in ALL if spec.canon == family}
     assert registered == {entry.name for entry in canon.entries(family)}

@@ -1,0 +1,147 @@
+"""Drawings: what is in them, and that nothing covers anything else."""
+
+import itertools
+import re
+from xml.etree import ElementTree
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from cnnkit.draw.canvas import Canvas, breadth
+from cnnkit.inspect.figure import drawing
+from cnnkit.inspect.layout import HEIGHT, layout, width_of
+from cnnkit.inspect.plan import Block, boxes, plan
+from cnnkit.inspect.trace import trace
+
+from .networks import SPECS, built, example
+
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+def planned(name: str) -> list[list[Block]]:
+    return plan(trace(built(SPECS[name]), *example(SPECS[name])))
+
+
+def drawn(name: str) -> ElementTree.Element:
+    return ElementTree.fromstring(drawing(trace(built(SPECS[name]), *example(SPECS[name])), name=name))
+
+
+def words(svg: ElementTree.Element) -> list[str]:
+    return [text.text or "" for text in svg.iter(f"{SVG}text")]
+
+
+def test_a_residual_network_is_its_stages_with_repeated_blocks_drawn_once() -> None:
+    columns = planned("resnet50")
+    counts = [sum(b.times for b in column if b.exit.label == "+") for column in columns]
+    assert [n for n in counts if n] == [3, 4, 6, 3]
+    assert sum(len(column) for column in columns) == 4 * 2 + 5  # image, stem, its pooling, mean, classifier
+    last = columns[-2][-1]
+    assert [box.label for box in last.boxes] == ["1×1, 512", "3×3, 512", "1×1, 2048", "+"]
+    assert last.boxes[-1].inputs == [last.entry, last.boxes[2]] or last.boxes[-1].inputs == [
+        last.boxes[2],
+        last.entry,
+    ]
+    assert last.boxes[0].then == ["BatchNorm2d", "ReLU"]
+
+
+def test_googlenet_has_nine_modules_of_four_branches() -> None:
+    modules = [
+        b for column in planned("googlenet") for b in column for _ in range(b.times) if b.exit.label == "cat"
+    ]
+    assert len(modules) == 9
+    assert all(len(block.exit.inputs) == 4 for block in modules)
+
+
+def test_a_chain_is_drawn_as_volumes_and_says_every_shape() -> None:
+    svg = drawn("lenet5")
+    assert {"1@32×32", "6@28×28", "6@14×14", "16@10×10", "16@5×5", "120", "84"} <= set(words(svg))
+    assert not list(svg.iter(f"{SVG}circle"))
+    assert "64@224×224" in words(drawn("vgg16"))
+    assert "3×3, 64  ×2" in words(drawn("vgg16"))
+
+
+def test_branches_are_drawn_as_blocks() -> None:
+    svg = drawn("resnet50")
+    assert words(svg).count("+") == 8
+    assert {"×2", "×3", "×5", "56 × 56", "7 × 7", "vector", "linear 1000"} <= set(words(svg))
+
+
+NAMES = [
+    "lenet5",
+    "vgg16",
+    "googlenet",
+    "resnet50",
+    "densenet121",
+    "inception_v3",
+    "efficientnet_b0",
+    "nin_cifar10",
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_boxes_neither_overlap_nor_leave_the_picture(name: str) -> None:
+    svg = drawn(name)
+    left, top, width, height = map(float, svg.attrib["viewBox"].split())
+    rectangles = [
+        tuple(float(r.attrib[k]) for k in ("x", "y", "width", "height"))
+        for r in svg.iter(f"{SVG}rect")
+        if r.find(f"{SVG}title") is not None
+    ]
+    for x, y, w, h in rectangles:
+        assert left < x < x + w < left + width
+        assert top < y < y + h < top + height
+    for (x, y, w, h), (u, v, s, t) in itertools.combinations(rectangles, 2):
+        assert x + w <= u or u + s <= x or y + h <= v or v + t <= y
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_words_fit_their_boxes(name: str) -> None:
+    for column in planned(name):
+        for block in column:
+            placed = layout(block)
+            assert len(placed.spots) == len(block.boxes)
+            for box, (x, y) in placed.spots:
+                assert width_of(box) >= min(22, breadth(box.label, 11))
+                assert placed.left <= x <= placed.right
+                assert 0 <= y <= placed.height + HEIGHT
+
+
+def test_every_line_runs_downwards_between_boxes_that_are_tied() -> None:
+    for column in planned("inception_v3"):
+        for block in column:
+            placed = layout(block)
+            places = {place for _, place in placed.spots} | {(0.0, 0.0)}
+            for way in placed.lines:
+                assert {way[0], way[-1]} <= places
+                assert all(a[1] < b[1] for a, b in itertools.pairwise(way))
+
+
+def test_what_does_not_reach_an_output_is_left_out() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.used, self.unused = nn.Conv2d(3, 4, 3), nn.Conv2d(3, 5, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.unused(x)
+            return self.used(x)
+
+    assert [box.label for box in boxes(trace(Net(), torch.zeros(1, 3, 8, 8)))] == ["x", "3×3, 4"]
+
+
+def test_a_style_can_be_asked_for() -> None:
+    traced = trace(built(SPECS["lenet5"]), *example(SPECS["lenet5"]))
+    assert "polygon" in drawing(traced)
+    assert len(re.findall("<rect", drawing(traced, style="blocks"))) > 8
+
+
+def test_a_canvas_makes_room_and_escapes() -> None:
+    canvas = Canvas()
+    canvas.rectangle(10, 20, 30, 40, fill="#fff", title="a < b")
+    canvas.text(25, 40, "x & y", anchor="start")
+    canvas.line([(0, 0), (0, 50), (60, 50)], stroke="#000", corners=5)
+    root = ElementTree.fromstring(canvas.svg(margin=5))
+    assert root.attrib["viewBox"].split()[:2] == ["-5", "-5"]
+    assert root.find(f"{SVG}rect/{SVG}title").text == "a < b"  # type: ignore[union-attr]
+    assert words(root) == ["x & y"]

@@ -1,0 +1,479 @@
+"""Receptive fields, by arithmetic and by the support of gradients."""
+
+import re
+from collections.abc import Callable, Iterable
+from fractions import Fraction
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.nn import functional
+
+from cnnkit import canon
+from cnnkit.inspect.check import check
+from cnnkit.inspect.failure import TraceError
+from cnnkit.inspect.receptive import fields
+from cnnkit.inspect.spans import Span
+from cnnkit.inspect.table import Row, table
+from cnnkit.inspect.trace import trace
+
+from .networks import SPECS, built
+
+torchvision = pytest.importorskip("torchvision")
+
+
+class Chain(nn.Module):
+    """Functions one after another."""
+
+    def __init__(self, *functions: Callable[..., Tensor], uses: Iterable[nn.Module] = ()) -> None:
+        super().__init__()
+        self.functions = functions
+        self.parts = nn.ModuleList([*(f for f in functions if isinstance(f, nn.Module)), *uses])
+
+    def forward(self, x: Tensor) -> Tensor:
+        for function in self.functions:
+            x = function(x)
+        return x
+
+
+def last_row(module: nn.Module, *inputs: Tensor) -> Row:
+    (row,) = table(trace(module, *inputs), depth=0).rows
+    return row
+
+
+class Seen(NamedTuple):
+    """A receptive field along one axis, for comparison."""
+
+    least: int
+    most: int
+    jump: Fraction | None
+    centre: Fraction | None
+    whole: bool
+
+    @staticmethod
+    def of(span: Span) -> "Seen":
+        return Seen(span.least, span.most, span.jump, span.centre, span.whole)
+
+
+def field_of(module: nn.Module, size: int = 64) -> Seen:
+    return Seen.of(last_row(module, torch.zeros(1, 4, size, size)).spans[0])
+
+
+def conv(kernel: int, stride: int = 1, padding: int = 0, dilation: int = 1) -> nn.Conv2d:
+    return nn.Conv2d(4, 4, kernel, stride, padding, dilation)
+
+
+# -- figures that others state ---------------------------------------------------------------------
+
+#: Network of torchvision; the last layer before the head; size, jump, centre as the literature has them.
+PUBLISHED = [
+    ("alexnet", "features.12", 195, 32, 31.0),
+    ("vgg16", "features.28", 196, 16, 7.5),
+    ("vgg16", "features.30", 212, 32, 15.5),
+    ("resnet18", "layer4", 435, 32, 0.0),
+    ("resnet34", "layer4", 899, 32, 0.0),
+    ("resnet50", "layer4", 427, 32, 0.0),
+    ("resnet101", "layer4", 971, 32, 0.0),
+    ("resnet152", "layer4", 1451, 32, 0.0),
+    ("inception_v3", "Mixed_7c", 1311, 32, 37.0),
+]
+
+
+@pytest.mark.parametrize(("name", "layer", "size", "jump", "centre"), PUBLISHED)
+def test_published_receptive_fields(name: str, layer: str, size: int, jump: int, centre: float) -> None:
+    extra = {"init_weights": False} if name == "inception_v3" else {}
+    with torch.device("meta"):
+        model = torchvision.models.get_model(name, weights=None, **extra)
+        made = table(trace(model, torch.zeros(1, 3, 299, 299)), depth=layer.count(".") + 1)
+    (row,) = [row for row in made.rows if row.path == layer]
+    assert tuple(map(Seen.of, row.spans)) == (Seen(size, size, Fraction(jump), Fraction(centre), False),) * 2
+
+
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [("resnet50", 427), ("resnet50_v1", 483), ("resnet101_v1", 1027), ("resnet152_v1", 1507)],
+)
+def test_a_resnet_sees_more_with_its_stride_in_the_first_1x1(name: str, size: int) -> None:
+    made = table(trace(built(SPECS[name]), torch.zeros(1, 3, 224, 224)))
+    assert [row.spans[0].most for row in made.rows if row.kind == "ReLU"][-1] == size
+
+
+# -- by arithmetic, in the head --------------------------------------------------------------------
+
+
+def test_windows_widen_by_the_jump_before_them() -> None:
+    assert field_of(nn.Sequential(conv(3, 2, 1), conv(3, 1, 1), nn.MaxPool2d(2))) == Seen(
+        3 + 2 * 2 + 1 * 2, 9, Fraction(4), Fraction(1), False
+    )
+
+
+def test_a_dilated_kernel_reaches_as_far_as_its_taps() -> None:
+    assert field_of(conv(3, dilation=4)) == Seen(9, 9, Fraction(1), Fraction(4), False)
+
+
+def test_branches_unite() -> None:
+    wide, narrow = conv(5, 1, 2), conv(1)
+    assert field_of(Chain(lambda x: wide(x) + narrow(x))).most == 5
+    assert field_of(Chain(lambda x: torch.cat([narrow(x), wide(x)], 1))).most == 5
+
+
+def test_branches_that_are_not_aligned_see_the_hull() -> None:
+    # conv(3) without padding sees [i, i + 2], the crop [i + 2, i + 2] of its input: together [i, i + 2];
+    # against [i + 2 + 2, i + 2 + 4] it is [i, i + 6].
+    module = Chain(lambda x: conv(3)(x)[:, :, :-4, :-4] + conv(3)(x)[:, :, 4:, 4:])
+    assert field_of(module) == Seen(7, 7, Fraction(1), Fraction(3), False)
+
+
+def test_branches_that_drift_apart_have_no_jump() -> None:
+    # Index i of one sees pixel i, of the other pixel 2 i: 1 + i pixels, 20 of them at i = 19.
+    span = field_of(Chain(lambda x: x[:, :, :20, :20] + x[:, :, :40:2, :40:2]))
+    assert span == Seen(1, 20, None, None, False)
+
+
+def test_a_transposed_convolution_sees_differently_in_its_phases() -> None:
+    # Kernel 3 at stride 2: even results are met by two inputs, odd ones by one.
+    module = nn.Sequential(conv(2, 2), nn.ConvTranspose2d(4, 4, 3, stride=2))
+    assert field_of(module) == Seen(2, 4, Fraction(1), Fraction(-1, 2), False)
+
+
+def test_enlarging_repeats_what_was_seen() -> None:
+    module = nn.Sequential(conv(2, 2), nn.Upsample(scale_factor=2))
+    assert field_of(module) == Seen(2, 2, Fraction(1), Fraction(0), False)
+
+
+def test_global_pooling_and_flattening_see_the_whole_image() -> None:
+    whole = Seen(64, 64, None, None, True)
+    assert field_of(nn.AdaptiveAvgPool2d(1)) == whole
+    assert field_of(nn.Sequential(nn.Flatten(), nn.Linear(4 * 64 * 64, 3))) == whole
+    assert field_of(Chain(lambda x: x.mean((2, 3)))) == whole
+
+
+def test_what_a_stride_leaves_out_is_not_seen() -> None:
+    # 64 pixels in windows of 5: the last four are in none, whatever reads all of the map.
+    assert field_of(nn.Sequential(nn.MaxPool2d(5), nn.AdaptiveAvgPool2d(1))) == Seen(
+        60, 60, None, None, False
+    )
+
+
+def test_the_axes_are_apart() -> None:
+    row = last_row(nn.Conv2d(4, 4, (1, 7), (1, 2), (0, 3)), torch.zeros(1, 4, 32, 48))
+    assert tuple(map(Seen.of, row.spans)) == (
+        Seen(1, 1, Fraction(1), Fraction(0), False),
+        Seen(7, 7, Fraction(2), Fraction(0), False),
+    )
+
+
+def test_squeeze_and_excitation_sees_everything_but_its_main_path_does_not() -> None:
+    body, gate = conv(3, 1, 1), conv(1)
+    module = Chain(lambda x: body(x) * gate(x.mean((2, 3), keepdim=True)).sigmoid())
+    row = last_row(module, torch.zeros(1, 4, 32, 32))
+    assert Seen.of(row.spans[0]) == Seen(32, 32, None, None, True)
+    assert Seen.of(row.local[0]) == Seen(3, 3, Fraction(1), Fraction(0), False)
+
+
+def test_a_norm_over_the_image_is_context() -> None:
+    row = last_row(nn.Sequential(conv(3, 1, 1), nn.GroupNorm(2, 4)), torch.zeros(1, 4, 32, 32))
+    assert (row.spans[0].whole, row.local[0].most) == (True, 3)
+
+
+def test_attention_reads_all_tokens() -> None:
+    patches = nn.Conv2d(4, 8, 4, 4)
+    attention = nn.MultiheadAttention(8, 2, batch_first=True)
+
+    def attend(x: Tensor) -> Tensor:
+        tokens = patches(x).flatten(2).transpose(1, 2)
+        return attention(tokens, tokens, tokens)[0]
+
+    assert field_of(Chain(attend, uses=(patches, attention)), 32).whole
+    tokens = Chain(lambda x: patches(x).flatten(2).transpose(1, 2), uses=[patches])
+    assert [v.agrees for v in check(tokens, torch.zeros(1, 4, 32, 48), units=7)] == [True] * 14
+
+
+def test_channels_keep_their_own_fields_until_they_mix() -> None:
+    narrow, wide = conv(1), conv(5, 1, 2)
+    both = Chain(lambda x: torch.cat([narrow(x), wide(x)], 1))
+    first, second = (Chain(both, lambda x, i=i: x.chunk(2, 1)[i]) for i in (0, 1))
+    assert (field_of(first).most, field_of(second).most) == (1, 5)
+    shuffled = Chain(both, lambda x: x.view(1, 2, 4, 64, 64).transpose(1, 2).reshape(1, 8, 64, 64)[:, :4])
+    assert field_of(shuffled) == Seen(5, 5, Fraction(1), Fraction(0), False)
+    grouped = nn.Conv2d(8, 8, 3, padding=1, groups=2)
+    assert field_of(Chain(both, grouped, lambda x: x[:, :4])).most == 3
+
+
+def test_writing_into_a_view_is_seen_through_its_base() -> None:
+    body = conv(5, 1, 2)
+
+    def write(x: Tensor) -> Tensor:
+        out = torch.zeros_like(x)
+        out[:, :2] = x[:, :2]
+        out[:, 2:] = body(x)[:, 2:]
+        return out
+
+    assert field_of(Chain(write)).most == 5
+    assert field_of(Chain(write, lambda x: x[:, :2])).most == 1
+    assert all(v.agrees for v in check(Chain(write, uses=[body]), torch.zeros(1, 4, 16, 12)))
+
+
+def test_a_text_is_seen_along_its_words() -> None:
+    module = nn.Sequential(nn.Embedding(9, 4), Chain(lambda x: x.transpose(1, 2)), nn.Conv1d(4, 4, 3))
+    row = last_row(module, torch.zeros(2, 12, dtype=torch.int64))
+    assert tuple(map(Seen.of, row.spans)) == (Seen(3, 3, Fraction(1), Fraction(1), False),)
+
+
+def test_the_image_can_be_named() -> None:
+    class Two(nn.Module):
+        def forward(self, left: Tensor, right: Tensor) -> Tensor:
+            return functional.avg_pool2d(left, 2) + right
+
+    inputs = torch.zeros(1, 1, 8, 8), torch.zeros(1, 1, 4, 4)
+    found = {
+        name: table(trace(Two(), *inputs), image=name).rows[0].spans[0].most for name in ("left", "right")
+    }
+    assert found == {"left": 2, "right": 1}
+    with pytest.raises(LookupError, match="no input is named 'top'; there are 'left', 'right'"):
+        fields(trace(Two(), *inputs), image="top")
+
+
+def test_what_no_rule_knows_reads_everything_and_is_named() -> None:
+    made = table(trace(Chain(torch.linalg.inv), torch.zeros(1, 4, 8, 8)), depth=0)
+    assert made.fields is not None
+    assert made.fields.unknown == {"linalg_inv_ex"}
+    assert made.rows[-1].spans[0].whole
+
+
+# -- both routes -----------------------------------------------------------------------------------
+
+
+def disagreements(module: nn.Module, *inputs: Tensor, **how: Any) -> list[Any]:
+    found = check(module, *inputs, **how)
+    assert found, "nothing was compared"
+    return [verdict for verdict in found if not verdict.agrees]
+
+
+OPERATORS: dict[str, Callable[[Tensor], Tensor]] = {
+    "pooling in ceil mode": lambda x: functional.max_pool2d(x, 3, 2, ceil_mode=True),
+    "dilated pooling": lambda x: functional.max_pool2d(x, 2, 1, dilation=3),
+    "pooling with a border": lambda x: functional.avg_pool2d(x, 3, 2, 1),
+    "adaptive pooling": lambda x: functional.adaptive_avg_pool2d(x, (5, 7)),
+    "adaptive maximum": lambda x: functional.adaptive_max_pool2d(x, (4, 5)),
+    "bilinear": lambda x: functional.interpolate(x, scale_factor=2, mode="bilinear"),
+    "bilinear, corners aligned": lambda x: functional.interpolate(
+        x, size=(29, 30), mode="bilinear", align_corners=True
+    ),
+    "bilinear, smaller": lambda x: functional.interpolate(x, scale_factor=0.6, mode="bilinear"),
+    "bicubic": lambda x: functional.interpolate(x, scale_factor=1.5, mode="bicubic"),
+    "nearest": lambda x: functional.interpolate(x, scale_factor=3, mode="nearest"),
+    "nearest, odd": lambda x: functional.interpolate(x, size=(31, 17), mode="nearest"),
+    "reflected border": lambda x: functional.pad(x, (3, 1, 2, 4), mode="reflect"),
+    "repeated border": lambda x: functional.pad(x, (3, 1, 2, 4), mode="replicate"),
+    "circular border": lambda x: functional.pad(x, (3, 1, 2, 4), mode="circular"),
+    "border cut off": lambda x: functional.pad(x, (-3, 1, 2, -4)),
+    "rolled": lambda x: x.roll((3, -2), (2, 3)),
+    "flipped": lambda x: x.flip(3),
+    "turned": lambda x: x.transpose(2, 3),
+    "space to depth": lambda x: functional.pixel_unshuffle(x[:, :, :14, :16], 2),
+    "depth to space": lambda x: functional.pixel_shuffle(x, 2),
+    "rows and columns left out": lambda x: x[:, :, 1::2, ::3],
+    "windows as columns": lambda x: functional.unfold(x, 3, padding=1, stride=2),
+    "windows of a shifted map": lambda x: x.roll(2, 2)[:, :, :12, :12].reshape(1, 4, 3, 4, 3, 4).sum((3, 5)),
+    "chosen rows": lambda x: x[:, :, torch.tensor([5, 1, 1, 7])],
+    "chosen channels": lambda x: torch.cat([x, functional.avg_pool2d(x, 3, 1, 1)], 1)[:, [0, 5, 6]],
+    "softmax over the rows": lambda x: x.softmax(2),
+    "running sum": lambda x: x.cumsum(3),
+    "product of maps": lambda x: x.mT @ x,
+    "channels in groups": lambda x: torch.stack(x.unbind(1)[::2], 1),
+    "repeated": lambda x: x.repeat(1, 2, 2, 1),
+    "local response": lambda x: functional.local_response_norm(x, 3),
+    "instance norm": lambda x: functional.instance_norm(x),
+    "largest of the channels": lambda x: x.amax(1, keepdim=True),
+    "columns summed": lambda x: x + x.mean(3, keepdim=True),
+    "complex numbers": lambda x: torch.fft.fft2(x).abs(),
+}
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_each_operator_by_both_routes(name: str) -> None:
+    mixing = nn.Conv2d(4, 4, 3, 2, 1)
+    before, after = Chain(mixing, OPERATORS[name]), Chain(OPERATORS[name])
+    for module, size in ((before, (31, 33)), (after, (15, 16))):
+        assert disagreements(module, torch.zeros(1, 4, *size), units=33) == []
+
+
+GRAPHS = {
+    "swin": lambda: torchvision.models.swin_t(),
+    "regnet": lambda: torchvision.models.regnet_x_400mf(),
+    "mobilenet_v3": lambda: torchvision.models.mobilenet_v3_small(),
+    "fcn": lambda: torchvision.models.segmentation.fcn_resnet50(weights=None, weights_backbone=None),
+    "deeplabv3": lambda: torchvision.models.segmentation.deeplabv3_mobilenet_v3_large(
+        weights=None, weights_backbone=None
+    ),
+}
+
+
+@pytest.mark.parametrize("name", GRAPHS)
+def test_networks_of_others_by_both_routes(name: str) -> None:
+    module, images = GRAPHS[name](), torch.zeros(1, 3, 64, 96)
+    paths = [call.path for call in trace(module, images).root.calls()]
+    layers = [paths[len(paths) // 5], paths[len(paths) // 2], paths[4 * len(paths) // 5]]
+    assert disagreements(module, images, layers=layers, units=3) == []
+
+
+# -- every registered network ----------------------------------------------------------------------
+
+
+def smallest(name: str) -> tuple[nn.Module, Tensor]:
+    """The network, with the smallest image out of a few that it takes."""
+    model, (channels, side, _) = built(SPECS[name]), canon.entry(SPECS[name].canon, name).input
+    for size in sorted({min(64, side), min(96, side), side}):
+        images = torch.zeros(1, channels, size, size, device="meta")
+        try:
+            trace(model, images)
+        except TraceError:
+            continue
+        return model, images
+    raise AssertionError(f"{name} takes no image")
+
+
+def anatomy(model: nn.Module, images: Tensor) -> tuple[Any, ...]:
+    """What decides the receptive fields; widths do not."""
+    nodes = trace(model, images).nodes
+    return tuple((node.op, *(value.shape[2:] for value in node.inputs)) for node in nodes)
+
+
+#: Of networks that differ in width alone, one is enough.
+SEEN: set[tuple[Any, ...]] = set()
+#: More than a few seconds each.
+HEAVY = re.compile(
+    "vgg1[369]|wrn_.*_10_|wide_resnet101|resnext(101|29)|1202|1001|_190_|_250_|200|152|161|264"
+)
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if HEAVY.search(name) else []) for name in SPECS]
+)
+def test_every_registered_network_by_both_routes(name: str) -> None:
+    model, images = smallest(name)
+    made = anatomy(model, images)
+    if made in SEEN:
+        return
+    SEEN.add(made)
+    traced = trace(model, images)
+    found = fields(traced)
+    assert found is not None
+    assert found.unknown == set()
+    seeing = [c.path for c in traced.root.calls() if c.outs and found.of[c.outs[0]][0].dims]
+    layers = [seeing[len(seeing) // 2], seeing[-1]]
+    assert disagreements(model, images, layers=layers, units=2) == []
+
+
+# -- random graphs with branches -------------------------------------------------------------------
+
+
+class Graph(nn.Module):
+    """A program of random operators on a growing list of maps; what does not fit is left out.
+
+    Args:
+        program: steps, each an operator's number, which maps it reads, and numbers for its settings.
+    """
+
+    def __init__(self, program: list[tuple[int, int, int, tuple[int, int, int, int]]]) -> None:
+        super().__init__()
+        self.program = program
+        self.weights = nn.ParameterList()
+        for number, _, _, (a, b, c, d) in program:
+            wide = WEIGHTS.get(STEPS[number])
+            self.weights.append(nn.Parameter(torch.zeros(wide(a, b, c, d) if wide else (1,))))
+
+    def forward(self, x: Tensor) -> Tensor:
+        maps = [x]
+        for (number, first, second, numbers), weight in zip(self.program, self.weights, strict=True):
+            one, two = maps[first % len(maps)], maps[second % len(maps)]
+            try:
+                made = STEPS[number](one, two, weight, *numbers)
+            except (ValueError, RuntimeError):  # too small for it
+                continue
+            if min(made.shape[2:]) >= 5 and max(made.shape[2:]) <= 40 and made.shape[1] == 4:
+                maps.append(made)
+        return maps[-1]
+
+
+def convolved(x: Tensor, y: Tensor, w: Tensor, k: int, s: int, p: int, d: int) -> Tensor:
+    return functional.conv2d(x, w, None, (s, 1 + p % 2), (p % w.shape[2], 0), (d, 1))
+
+
+def depthwise(x: Tensor, y: Tensor, w: Tensor, k: int, s: int, p: int, d: int) -> Tensor:
+    return functional.conv2d(x, w, None, 1, (0, p % w.shape[3]), (1, d), groups=4)
+
+
+def enlarged(x: Tensor, y: Tensor, w: Tensor, k: int, s: int, p: int, d: int) -> Tensor:
+    return functional.conv_transpose2d(x, w, None, (2, 1 + d % 2), (p % 2, 0), output_padding=(d % 2, 0))
+
+
+def overlap(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    height, width = min(x.shape[2], y.shape[2]), min(x.shape[3], y.shape[3])
+    return x[:, :, :height, :width], y[:, :, -height:, -width:]
+
+
+def added(x: Tensor, y: Tensor, *_: Any) -> Tensor:
+    x, y = overlap(x, y)
+    return x + 2 * y
+
+
+def multiplied(x: Tensor, y: Tensor, *_: Any) -> Tensor:
+    x, y = overlap(x, y)
+    return x * y
+
+
+def chained(x: Tensor, y: Tensor, w: Tensor, k: int, *_: Any) -> Tensor:
+    x, y = overlap(x, y)
+    return torch.cat([x[:, : k % 3 + 1], y[:, k % 3 + 1 :]], 1)
+
+
+def shuffled(x: Tensor, *_: Any) -> Tensor:
+    return x.unflatten(1, (2, 2)).transpose(1, 2).flatten(1, 2)
+
+
+def mixed(x: Tensor, y: Tensor, w: Tensor, *_: Any) -> Tensor:
+    return functional.conv2d(x, w)
+
+
+STEPS: list[Callable[..., Tensor]] = [
+    convolved,
+    depthwise,
+    enlarged,
+    added,
+    multiplied,
+    chained,
+    shuffled,
+    mixed,
+    lambda x, y, w, k, s, p, d: functional.max_pool2d(x, (k, 2), (s, 1), (p % (k // 2 + 1), 0), 1, d == 1),
+    lambda x, y, w, k, s, p, d: functional.avg_pool2d(x, (2, k), (1, s), 0, d == 1),
+    lambda x, y, w, k, s, p, d: functional.interpolate(x, scale_factor=2.0),
+    lambda x, y, w, k, s, p, d: functional.interpolate(x, size=(7 + k, 9 + s), mode="bilinear"),
+    lambda x, y, w, k, s, p, d: functional.pad(x, (p, 0, 0, s), mode=("reflect", "circular")[d % 2]),
+    lambda x, y, w, k, s, p, d: functional.pad(x, (p, k, 0, s)),
+    lambda x, y, w, k, s, p, d: x[:, :, d - 1 :: s, p : p + 12],
+    lambda x, y, w, k, s, p, d: x.roll(p, 2),
+    lambda x, y, w, k, s, p, d: x.transpose(2, 3),
+    lambda x, y, w, k, s, p, d: x * x.mean(2 + p % 2, keepdim=True),
+    lambda x, y, w, k, s, p, d: functional.adaptive_avg_pool2d(x, (5 + k, 6)),
+    lambda x, y, w, k, s, p, d: functional.batch_norm(x, w.new_zeros(4), w.new_ones(4)).relu(),
+]
+#: Shapes of the weights of those that have some.
+WEIGHTS: dict[Callable[..., Tensor], Callable[..., tuple[int, ...]]] = {
+    convolved: lambda k, s, p, d: (4, 4, k, 1 + k % 3),
+    depthwise: lambda k, s, p, d: (4, 1, 1 + k % 3, k),
+    enlarged: lambda k, s, p, d: (4, 4, 2 + k % 3, 2),
+    mixed: lambda k, s, p, d: (4, 4, 1, 1),
+}
+numbers = st.tuples(st.integers(1, 4), st.integers(1, 3), st.integers(0, 3), st.integers(1, 2))
+steps = st.tuples(st.integers(0, len(STEPS) - 1), st.integers(0, 9), st.integers(0, 9), numbers)
+
+
+@settings(max_examples=500, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+@given(st.lists(steps, min_size=3, max_size=9))
+def test_random_graphs_with_branches_by_both_routes(program: list[Any]) -> None:
+    assert disagreements(Graph(program), torch.zeros(1, 4, 13, 16), layers=[""], units=5) == []

@@ -1,0 +1,365 @@
+"""What a trace sees, what it leaves alone, and what it says when it cannot go on."""
+
+import gc
+import resource
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from cnnkit import canon
+from cnnkit.inspect.failure import TraceError
+from cnnkit.inspect.graph import Trace
+from cnnkit.inspect.table import Table, table
+from cnnkit.inspect.trace import trace
+
+from .networks import SPECS, built, example
+
+torchvision = pytest.importorskip("torchvision")
+
+
+class Lambda(nn.Module):
+    """A function as a module, with modules of its own."""
+
+    def __init__(self, function: Callable[..., Any], *parts: nn.Module) -> None:
+        super().__init__()
+        self.parts, self.function = nn.ModuleList(parts), function
+
+    def forward(self, *inputs: Any) -> Any:
+        return self.function(*inputs, *self.parts)
+
+
+def ops(traced: Trace) -> list[str]:
+    return [node.op for node in traced.nodes]
+
+
+def figures(made: Table) -> list[tuple[Any, ...]]:
+    """All that a table says."""
+    return [
+        (
+            *(
+                row.path,
+                row.kind,
+                row.level,
+                [tuple(out.shape) for out in row.outs],
+                row.params,
+                row.trainable,
+            ),
+            *(row.macs, row.other, row.activations, row.moved, row.spans, row.local, row.note),
+        )
+        for row in made.rows
+    ]
+
+
+# -- one route -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_short_cuts_change_nothing_on_any_registered_network(name: str) -> None:
+    model, inputs = built(SPECS[name]), example(SPECS[name])
+    quick, pure = trace(model, *inputs), trace(model, *inputs, rules={})
+    assert ops(quick) == ops(pure)
+    assert figures(table(quick)) == figures(table(pure))
+    assert quick.peak == pure.peak
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_counts_of_every_registered_network_equal_the_canon(name: str) -> None:
+    made = table(trace(built(SPECS[name]), *example(SPECS[name])))
+    entry = canon.entry(SPECS[name].canon, name)
+    assert made.uncounted == {}
+    assert entry.params is None or made.total.params == entry.params.value
+    assert entry.macs is None or made.total.macs == entry.macs.value
+
+
+CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    "broadcasting": (lambda: Lambda(lambda x: (x + x[:1, :, :1]) * x.mean(1, keepdim=True)), (2, 4, 8, 8)),
+    "in place": (lambda: Lambda(lambda x: (x * 2).relu_().add_(1).mul_(x)), (2, 4, 8, 8)),
+    "numbers": (lambda: Lambda(lambda x: 2 / (1 + x) - x), (2, 4, 8, 8)),
+    "concatenation": (lambda: Lambda(lambda x: torch.cat([x, x, x[:, :1]], 1)), (2, 4, 8, 8)),
+    "odd pooling": (lambda: nn.MaxPool2d(3, 2, 1, ceil_mode=True), (2, 4, 8, 8)),
+    "dilated pooling": (lambda: nn.MaxPool2d(2, 1, dilation=2), (2, 4, 8, 8)),
+    "average pooling": (lambda: nn.AvgPool2d((3, 2), (2, 1), (1, 0)), (2, 4, 8, 8)),
+    "bins": (lambda: nn.AdaptiveAvgPool2d((3, None)), (2, 4, 8, 8)),
+    "one image": (lambda: nn.Sequential(nn.Conv2d(4, 2, 3), nn.ReLU(), nn.MaxPool2d(2)), (4, 8, 8)),
+    "same size": (lambda: nn.Conv2d(4, 2, 3, padding="same", dilation=2), (2, 4, 8, 8)),
+    "mirrored": (lambda: nn.Conv2d(4, 2, 3, padding=1, padding_mode="reflect"), (2, 4, 8, 8)),
+    "statistics of the batch": (lambda: nn.BatchNorm2d(4, track_running_stats=False), (2, 4, 8, 8)),
+    "without scale": (lambda: nn.BatchNorm2d(4, affine=False), (2, 4, 8, 8)),
+    "norms": (lambda: nn.Sequential(nn.LayerNorm(8), nn.GroupNorm(2, 4), nn.InstanceNorm2d(4)), (2, 4, 8, 8)),
+    "activations": (
+        lambda: nn.Sequential(
+            nn.SiLU(True), nn.GELU(), nn.Hardswish(True), nn.ELU(), nn.Sigmoid(), nn.Softmax(1)
+        ),
+        (2, 4, 8, 8),
+    ),
+    "halves": (lambda: nn.Conv2d(4, 2, 3).half(), (2, 4, 8, 8)),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_closed_form_shapes_are_those_of_pytorch(name: str) -> None:
+    make, shape = CASES[name]
+    model = make()
+    kind = next((p.dtype for p in model.parameters()), torch.float32)
+    inputs = torch.rand(shape, dtype=kind)
+    quick, pure, real = (
+        trace(model, inputs),
+        trace(model, inputs, rules={}),
+        trace(model, inputs, run=True),
+    )
+    outs = [[(tuple(v.shape), v.dtype) for node in t.nodes for v in node.outs] for t in (quick, pure, real)]
+    assert outs[0] == outs[1] == outs[2]
+    assert figures(table(quick)) == figures(table(pure)) == figures(table(real))
+    assert quick.peak == pure.peak == real.peak
+    assert outs[0][-1] == (tuple(model(inputs).shape), model(inputs).dtype)
+
+
+# -- what is seen ----------------------------------------------------------------------------------
+
+
+def test_functional_calls_in_any_nesting_are_seen() -> None:
+    inner = Lambda(lambda x, conv: functional.relu(functional.conv2d(x, conv.weight)), nn.Conv2d(3, 4, 3))
+    outer = Lambda(lambda x, part: part(x) + part(x), nn.Sequential(inner))
+    made = table(trace(outer, torch.zeros(1, 3, 8, 8)))
+    assert [(row.path, row.kind, row.macs, row.params) for row in made.rows] == [
+        ("parts.0.0", "Lambda", 36 * 4 * 27, 4 * 27),
+        ("parts.0.0", "Lambda", 36 * 4 * 27, 0),
+        ("", "add", 0, 0),
+        ("parts.0.0.parts.0", "parameters", 0, 4),  # the bias, which the function leaves out
+    ]
+
+
+def test_a_network_is_traced_wherever_its_weights_are() -> None:
+    real = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 5))
+    with torch.device("meta"):
+        meta = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 5))
+    expected = figures(table(trace(real, torch.zeros(1, 3, 8, 8))))
+    assert figures(table(trace(meta, torch.zeros(1, 3, 8, 8, device="meta")))) == expected
+    assert figures(table(trace(real, torch.zeros(1, 3, 8, 8), run=True))) == expected
+
+
+def test_several_inputs_by_name_lists_and_text() -> None:
+    class Answer(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.see, self.read = nn.Conv2d(3, 8, 3), nn.Embedding(20, 8)
+
+        def forward(self, images: list[Tensor], *, question: Tensor, scale: float = 1.0) -> dict[str, Tensor]:
+            seen = torch.stack([self.see(image.unsqueeze(0)).mean((2, 3)).squeeze(0) for image in images])
+            return {"scores": scale * seen * self.read(question).sum(1), "seen": seen}
+
+    images = [torch.zeros(3, 8, 8), torch.zeros(3, 6, 10)]
+    traced = trace(Answer(), images, question=torch.zeros(2, 5, dtype=torch.int64), scale=2.0)
+    assert [value.name for value in traced.inputs] == ["images[0]", "images[1]", "question"]
+    assert [tuple(out.shape) for out in traced.root.outs] == [(2, 8), (2, 8)]
+    made = table(traced)
+    assert made.total.macs == (6 * 6 + 4 * 8) * 8 * 27
+    assert made.fields is not None
+    assert (made.fields.image.name, made.fields.sizes) == ("images[0]", (8, 8))
+
+
+def test_course_that_depends_on_shapes_constants_and_buffers_is_followed() -> None:
+    class Careful(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("ready", torch.tensor(True))
+            self.register_buffer("steps", torch.tensor(3))
+
+        def forward(self, x: Tensor) -> Tensor:
+            if self.ready and x.shape[0] > 1:
+                for _ in range(int(self.steps)):
+                    x = x + torch.arange(4).sum().item()
+            return x[:, torch.linspace(0, 3, 4).long().tolist()]
+
+    assert ops(trace(Careful(), torch.zeros(2, 4))).count("add") == 3
+
+
+def test_a_real_forward_follows_what_numbers_decide() -> None:
+    module = Lambda(lambda x: x.relu() if x.sum() > 0 else x.sigmoid())
+    assert "relu" in ops(trace(module, torch.ones(1, 3), run=True))
+    assert "sigmoid" in ops(trace(module, -torch.ones(1, 3), run=True))
+
+
+@pytest.mark.slow
+def test_a_detector_is_traced_by_a_real_forward() -> None:
+    torch.manual_seed(0)
+    model = torchvision.models.detection.ssdlite320_mobilenet_v3_large(weights=None, weights_backbone=None)
+    made = table(trace(model, [torch.rand(3, 320, 320)], run=True))
+    assert made.total.params == sum(p.numel() for p in model.parameters())
+    with pytest.raises(TraceError, match="run=True"):
+        trace(model, [torch.rand(3, 320, 320)])
+
+
+# -- what is left alone ----------------------------------------------------------------------------
+
+
+class Moody(nn.Module):
+    """Writes into itself, and into its buffers, whenever it runs."""
+
+    def __init__(self, fails: bool = False) -> None:
+        super().__init__()
+        self.conv, self.fails, self.cache = nn.Conv2d(3, 4, 3), fails, None
+        self.register_buffer("count", torch.zeros(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.cache = self.new = self.conv(x)
+        self.count += 1
+        self.count = self.count * 2
+        if self.fails:
+            raise RuntimeError("no mood")
+        return self.cache
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_the_network_is_left_as_it_was(fails: bool) -> None:
+    model = Moody(fails).train()
+    calls: list[int] = []
+    model.conv.register_forward_hook(lambda *_: calls.append(1))
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    kept, call = dict(model.__dict__), nn.Module.__call__
+    if fails:
+        with pytest.raises(TraceError, match="no mood"):
+            trace(model, torch.zeros(1, 3, 8, 8))
+    else:
+        trace(model, torch.zeros(1, 3, 8, 8))
+    assert (model.training, model.cache, hasattr(model, "new")) == (True, None, False)
+    assert model.__dict__.keys() == kept.keys()
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert nn.Module.__call__ is call
+    assert "forward" not in model.__dict__
+    assert torch.backends.mkldnn.enabled
+    assert gc.isenabled()
+    assert calls == [1]  # its hooks run as ever
+    assert model.conv(torch.rand(1, 3, 8, 8)).isfinite().all()
+
+
+def test_a_parametrised_weight_costs_what_it_costs() -> None:
+    model = nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 4, 3))
+    made = table(trace(model, torch.zeros(1, 3, 8, 8)))
+    assert made.total.params == 4 * 27 + 4 + 4  # direction, magnitude, bias
+    assert made.total.macs == 36 * 4 * 27
+
+
+def test_weights_are_neither_read_nor_copied() -> None:
+    width = 6000
+    model = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width))
+    trace(model, torch.zeros(1, width))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    traced = trace(model, torch.zeros(1, width))
+    grown = 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+    assert table(traced).total.params == 2 * width * (width + 1)
+    assert grown < 4 * width * width / 10  # a tenth of one layer's weights
+
+
+def test_a_trace_does_not_refer_to_itself() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(inplace=True))
+    trace(model, torch.zeros(1, 3, 8, 8))
+    gc.collect()
+    gc.disable()
+    try:
+        trace(model, torch.zeros(1, 3, 8, 8))
+        assert not [o for o in gc.get_objects() if type(o) is Trace]
+    finally:
+        gc.enable()
+
+
+# -- what it says ----------------------------------------------------------------------------------
+
+
+class Chooser(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        if x.mean() > 0:
+            return x
+        return -x
+
+
+class Net(nn.Module):
+    def __init__(self, part: nn.Module) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU())
+        self.part = part
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.part(self.stem(images))
+
+
+class Asked(NamedTuple):
+    """A module behind the stem, the input, and what is said."""
+
+    part: nn.Module
+    inputs: tuple[Any, ...]
+    says: str
+
+
+SAID = {
+    "channels": Asked(
+        nn.Identity(), (torch.zeros(1, 4, 8, 8),), r"layer 'stem.0' \(Conv2d\) .* it takes 3 channels, not 4"
+    ),
+    "too small": Asked(
+        nn.MaxPool2d(4),
+        (torch.zeros(1, 3, 5, 5),),
+        r"layer 'part' \(MaxPool2d\) .* a map of 3x3 is too small .* 4x4",
+    ),
+    "too small for a kernel": Asked(
+        nn.Conv2d(8, 8, 5),
+        (torch.zeros(1, 3, 6, 6),),
+        r"layer 'part' \(Conv2d\) .* a map of 4x4 is too small .* 5x5",
+    ),
+    "features": Asked(
+        nn.Sequential(nn.Flatten(), nn.Linear(100, 2)),
+        (torch.zeros(1, 3, 8, 8),),
+        r"layer 'part.1' \(Linear\) fails on an input of shape \(1, 288\): it takes 100 features, not 288",
+    ),
+    "no dimensions": Asked(nn.Identity(), (torch.zeros(8),), r"layer 'stem.0' \(Conv2d\) .*\(8,\)"),
+    "numbers": Asked(
+        Chooser(),
+        (torch.zeros(1, 3, 8, 8),),
+        r"'part' \(Chooser\) decides by the numbers .*\(test_trace.py:\d+: `if x.mean\(\) > 0:`\); .*--run",
+    ),
+    "a value": Asked(
+        Lambda(lambda x: x * x.max().item()),
+        (torch.zeros(1, 3, 8, 8),),
+        r"layer 'part' \(Lambda\) decides by the numbers .*item\(\).* run=True",
+    ),
+    "an array": Asked(
+        Lambda(lambda x: x.numpy()), (torch.zeros(1, 3, 8, 8),), r"layer 'part' .* numbers .*run=True"
+    ),
+    "a mask": Asked(
+        Lambda(lambda x: x[x > 0]), (torch.zeros(1, 3, 8, 8),), r"layer 'part' .* numbers .*run=True"
+    ),
+    "no input": Asked(
+        nn.Identity(),
+        (),
+        r"the network itself \(Net\) cannot be called .* missing a required argument: 'images'",
+    ),
+    "shape unknown": Asked(
+        nn.LazyConv2d(4, 3), (torch.zeros(1, 3, 8, 8),), r"layer 'part' .* has no shape yet"
+    ),
+    "types": Asked(
+        nn.Identity(), (torch.zeros(1, 3, 8, 8, dtype=torch.float64),), r"layer 'stem.0' \(Conv2d\) fails"
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SAID)
+def test_failures_are_one_sentence_that_names_the_layer(name: str) -> None:
+    part, inputs, says = SAID[name]
+    with pytest.raises(ValueError, match=says) as caught:
+        trace(Net(part), *inputs)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert len(message) < 300
+
+
+def test_a_real_forward_needs_real_numbers() -> None:
+    with pytest.raises(TraceError, match="must not be on the meta device"):
+        trace(nn.ReLU(), torch.zeros(3, device="meta"), run=True)
+
+
+def test_networks_that_are_too_small_for_an_image_say_where() -> None:
+    with pytest.raises(TraceError, match=r"layer '.+' \(\w+\) fails on an input of shape .* too small"):
+        trace(built(SPECS["vgg16"]), torch.zeros(1, 3, 16, 16))
