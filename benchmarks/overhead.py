@@ -20,7 +20,7 @@ from rich.console import Console
 from torch.nn import functional
 
 from cnnkit.train import callbacks, fit, plan
-from cnnkit.train.module import SCHEDULES, parameter_groups
+from cnnkit.train.module import parameter_groups
 
 EPOCHS, ROUNDS = 1, 5
 
@@ -43,8 +43,10 @@ def bare(run: plan.Plan) -> float:
     recipe = run.recipe
     model, _ = fit.build(run)
     train, _ = fit.feeds(run)
-    optimizer = torch.optim.AdamW(parameter_groups(model, recipe.weight_decay or 0.0), lr=recipe.lr or 0.0)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, SCHEDULES[recipe.schedule](len(train)))
+    rule = recipe.optimizer
+    optimizer = rule.build(parameter_groups(model, rule.weight_decay), fused=True)
+    factor = recipe.schedule.over(len(train), recipe.epochs)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
     model.train()
     began = time.process_time()
     for batch in train:

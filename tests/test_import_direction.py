@@ -26,7 +26,7 @@ LADDER = [
     {"models"},
     {"surgery"},
     {"layers"},
-    {"draw", "canon"},
+    {"draw", "canon", "parts"},
     {"ops", "registry", "errors"},
 ]
 RUNG = {name: i for i, rung in enumerate(LADDER) for name in rung}

@@ -51,7 +51,10 @@ def finish(process: BaseProcess) -> int | None:
 
 def history(run: Directory) -> list[dict[str, float]]:
     lines = (json.loads(line) for line in (run.path / "metrics.jsonl").read_text().splitlines())
-    return [{k: v for k, v in row.items() if k not in {"seconds", "images_per_second"}} for row in lines]
+    return [
+        {k: v for k, v in row.items() if k not in {"seconds", "images_per_second", "waiting"}}
+        for row in lines
+    ]
 
 
 @pytest.fixture(scope="module")

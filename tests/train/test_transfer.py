@@ -244,7 +244,9 @@ def test_frozen_norms_stay_in_evaluation_mode_whatever_is_asked() -> None:
     frozen = frozen_norms(network)
     norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
     assert 0 < len(frozen) < len(norms)
-    training = Training(network, Classify(["a", "b"]), Preprocessing((24, 24)), Recipe())
+    training = Training(
+        network, Classify(["a", "b"]), Preprocessing((24, 24)), Recipe(layout="channels_first")
+    )
     training.eval()
     training.train()
     assert [m.training for m in norms] == [m not in frozen for m in norms]

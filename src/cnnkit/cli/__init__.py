@@ -15,6 +15,7 @@ VERBS = {
     "check": "Find what would spoil a training run.",
     "explain": "Show what happens inside a trained network.",
     "models": "List the networks there are.",
+    "recipes": "List the recipes there are.",
     "verify": "Compare networks with their papers.",
 }
 

@@ -1,15 +1,15 @@
 """`cnnkit train`: every flag but a few is a field of the recipe."""
 
 import dataclasses
+import tomllib
 import types
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import click
 
 from cnnkit.cli.output import as_json, data_dir, emit, progress, quiet, require_known
-from cnnkit.train.recipe import Recipe, read
+from cnnkit.train.recipe import SHORT, Recipe, find, merged
 
 #: Spellings that people bring from elsewhere.
 ALIASES = {"image_size": ("--imgsz",), "batch_size": ("--batch",)}
@@ -31,31 +31,83 @@ def recipe_flags(function: F) -> F:
     """A flag for each field of `Recipe`, in its order; None where it was not given."""
     hints = get_type_hints(Recipe)
     for setting in reversed(dataclasses.fields(Recipe)):
-        flag = "--" + setting.name.replace("_", "-")
+        if setting.name == "data":
+            continue  # the argument DATA
         text = setting.metadata["help"]
-        if setting.default is not None:
-            text += f" [{setting.default}]"
-        kind, metavar = _kind(hints[setting.name])
-        names = (flag, *ALIASES.get(setting.name, ()), setting.name)
-        function = click.option(*names, type=kind, default=None, help=text, metavar=metavar)(function)
+        if setting.default is not None and setting.default is not False:
+            text += f" [{getattr(setting.default, 'name', setting.default)}]"
+        for short, whole in reversed(SHORT.items()):
+            if whole.partition(".")[0] == setting.name:
+                function = _short(short, whole)(function)
+        kind, metavar = _kind(hints[setting.name], setting.metadata.get("choices"))
+        names = (_flag(setting.name), *ALIASES.get(setting.name, ()), setting.name)
+        if kind is bool:
+            function = click.option(*names, is_flag=True, default=None, help=text)(function)
+        else:
+            function = click.option(*names, type=kind, default=None, help=text, metavar=metavar)(function)
     return function
 
 
-def _kind(hint: Any) -> tuple[Any, str | None]:
+def _short(name: str, whole: str) -> Callable[[F], F]:
+    """The flag of one setting of a part."""
+    outer, _, inner = whole.partition(".")
+    kinds = next(f for f in dataclasses.fields(Recipe) if f.name == outer).metadata["choices"]
+    settings = {
+        part: field
+        for part, kind in kinds.items()
+        for field in dataclasses.fields(kind)
+        if field.name == inner
+    }
+    defaults = ", ".join(f"{field.default:g} for {part}" for part, field in settings.items())
+    text = f"{next(iter(settings.values())).metadata['help']} [{defaults}]"
+    return click.option(_flag(name), name, type=float, default=None, help=text, metavar="X")
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _kind(hint: Any, choices: Mapping[str, Any] | None) -> tuple[Any, str | None]:
+    if choices is not None:
+        return click.Choice(list(choices)), "|".join(choices)
     if get_origin(hint) in (Union, types.UnionType):
         hint = next(part for part in get_args(hint) if part is not type(None))
     if get_origin(hint) is Literal:
         return click.Choice(get_args(hint)), "|".join(get_args(hint))
     if get_origin(hint) is tuple:
         return Names(), "NAME,..."
-    return hint, {int: "N", float: "X", str: "NAME"}[hint]
+    return hint, {int: "N", float: "X", str: "NAME", bool: None}[hint]
+
+
+def assignments(pairs: tuple[str, ...]) -> dict[str, Any]:
+    """`optimizer.lr=0.4` -> {"optimizer.lr": 0.4}; the value is TOML, or a plain word.
+
+    Raises:
+        click.UsageError: there is no equals sign.
+    """
+    found: dict[str, Any] = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals:
+            raise click.UsageError(f"--set {pair!r} needs NAME=VALUE, like --set optimizer.lr=0.4")
+        try:
+            found[name.strip()] = tomllib.loads(f"value = {value}")["value"]
+        except tomllib.TOMLDecodeError:
+            found[name.strip()] = value.strip()
+    return found
 
 
 @click.command("train", short_help="Train a network on your images.")
 @click.argument("source", metavar="[DATA]", required=False)
 @recipe_flags
 @click.option(
-    "--recipe", "recipe_file", type=click.Path(), metavar="FILE", help="Settings as TOML; flags win."
+    "--recipe",
+    "recipe_name",
+    metavar="NAME|FILE",
+    help="Settings to start from: a name of `cnnkit recipes` or a TOML file; flags win.",
+)
+@click.option(
+    "--set", "pairs", multiple=True, metavar="NAME=VALUE", help="Any one setting, like optimizer.lr=0.4."
 )
 @click.option("--output", type=click.Path(), metavar="DIR", help="Run directory. [runs/TASK/MODEL-DATA]")
 @data_dir
@@ -66,7 +118,8 @@ def _kind(hint: Any) -> tuple[Any, str | None]:
 @quiet
 def command(
     source: str | None,
-    recipe_file: str | None,
+    recipe_name: str | None,
+    pairs: tuple[str, ...],
     output: str | None,
     data_dir: str,
     resume: bool,
@@ -83,6 +136,7 @@ def command(
       cnnkit train photos/ --model resnet18 --epochs 30
       cnnkit train digits --model lenet5
       cnnkit train photos/ --model resnet50 --weights torchvision --freeze features
+      cnnkit train --recipe resnet20_cifar10 --set optimizer.lr=0.05
 
     DATA is a folder with one folder of images a class, or with train/, val/ and test/ above those; or one of
     digits, mnist, fashion_mnist, cifar10.
@@ -90,7 +144,7 @@ def command(
     if resume and overwrite:
         raise click.UsageError("--resume goes on with a run and --overwrite deletes it; give one of them")
     given = {name: value for name, value in flags.items() if value is not None}
-    settings = {**(read(Path(recipe_file)) if recipe_file else {}), **given}
+    settings = merged(find(recipe_name) if recipe_name else {}, {**given, **assignments(pairs)})
     require_known(settings.get("model"))
     from cnnkit.train.fit import fit
 

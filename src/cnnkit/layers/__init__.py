@@ -157,7 +157,9 @@ class WithAux(NamedTuple):
     Attributes:
         logits: those of the network itself.
         aux: those of its auxiliary heads, the shallowest first.
+        weight: what the loss of each of those counts in training, as published for the network.
     """
 
     logits: Tensor
     aux: tuple[Tensor, ...]
+    weight: float

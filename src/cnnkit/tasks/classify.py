@@ -14,6 +14,7 @@ from torchmetrics.classification import MulticlassConfusionMatrix
 from cnnkit.data.batches import Batch
 from cnnkit.data.pictures import fit, read, seen, to_tensor
 from cnnkit.errors import Failure
+from cnnkit.layers import WithAux
 from cnnkit.weights.artefact import Card
 from cnnkit.weights.preprocessing import Preprocessing
 from cnnkit.weights.sources import load as load_weights
@@ -101,6 +102,8 @@ class Scores:
 class Classify:
     """The task: loss, score and prediction of a network whose output is one logit a class.
 
+    Auxiliary logits, as a network made with `aux=True` returns them, count in the loss and nowhere else.
+
     Args:
         classes: class names in the order of the labels.
         loss: `cross_entropy`, or `squared_error` to targets +1 and -1 as the networks of the 1980s had it.
@@ -114,8 +117,19 @@ class Classify:
     ) -> None:
         self.classes, self.kind, self.label_smoothing = classes, loss, label_smoothing
 
-    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Mean loss of a batch. Shape: (N, classes), (N,) -> ()"""
+    @staticmethod
+    def logits(output: Tensor | WithAux) -> Tensor:
+        """The main logits, whether or not there are auxiliary ones. Shape: (N, classes)"""
+        return output.logits if isinstance(output, WithAux) else output
+
+    def loss(self, output: Tensor | WithAux, labels: Tensor) -> Tensor:
+        """Mean loss of a batch, and of auxiliary logits with their weight. Shape: (N, classes), (N,) -> ()"""
+        own = self._loss(self.logits(output), labels)
+        if not isinstance(output, WithAux):
+            return own
+        return own + output.weight * sum(self._loss(aux, labels) for aux in output.aux)
+
+    def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         if self.kind == "squared_error":
             return functional.mse_loss(logits, 2.0 * functional.one_hot(labels, logits.shape[1]) - 1.0)
         return functional.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
@@ -156,7 +170,8 @@ def outputs(
     """Logits and labels of a network in evaluation mode, a batch at a time."""
     model.eval().to(device)
     for batch in batches:
-        yield model(preprocessing.normalise(batch["images"].to(device))), batch["labels"]
+        output = model(preprocessing.normalise(batch["images"].to(device)))
+        yield Classify.logits(output), batch["labels"]
 
 
 class Classifier:
@@ -203,7 +218,7 @@ class Classifier:
 
     def _predict(self, waiting: list[tuple[str, Tensor]], top: int) -> Iterator[Prediction]:
         images = torch.stack([pixels for _, pixels in waiting]).to(self.device)
-        logits = self.model(self.card.preprocessing.normalise(images))
+        logits = Classify.logits(self.model(self.card.preprocessing.normalise(images)))
         found = logits.float().softmax(dim=1).topk(min(top, len(self.classes)), dim=1)
         for (name, _), values, indices in zip(
             waiting, found.values.tolist(), found.indices.tolist(), strict=True

@@ -15,6 +15,9 @@ from torch.utils.tensorboard import SummaryWriter
 from cnnkit.train.directory import Directory
 from cnnkit.train.module import LOOK, Training
 
+#: Share of the time spent waiting for data from which on it is worth changing something.
+WAITING = 0.2
+
 
 class AtomicIO(TorchCheckpointIO):
     """Checkpoints go through the run directory, which never leaves half of one."""
@@ -26,6 +29,30 @@ class AtomicIO(TorchCheckpointIO):
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         """Write the checkpoint, all or nothing."""
         self.directory.save_checkpoint(checkpoint)
+
+
+class Clock:
+    """Seconds of an epoch's training part, and those of them in which the network waited for data."""
+
+    def __init__(self) -> None:
+        self.began = self.since = self.seconds = self.waiting = 0.0
+
+    def start(self) -> None:
+        """The epoch begins, and with it the wait for the first batch."""
+        self.began = self.since = time.perf_counter()
+        self.seconds = self.waiting = 0.0
+
+    def asked(self) -> None:
+        """The next batch is waited for."""
+        self.since = time.perf_counter()
+
+    def arrived(self) -> None:
+        """A batch is there."""
+        self.waiting += time.perf_counter() - self.since
+
+    def stop(self) -> None:
+        """The epoch's training part is over."""
+        self.seconds = time.perf_counter() - self.began
 
 
 class Keeper(Checkpoint):
@@ -49,7 +76,7 @@ class Keeper(Checkpoint):
     ) -> None:
         self.directory, self.save_best, self.history = directory, save_best, list(done)
         self.show = show
-        self.began = 0.0
+        self.clock = Clock()
         self.writer: SummaryWriter | None = None
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -60,18 +87,25 @@ class Keeper(Checkpoint):
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock."""
-        self.began = time.perf_counter()
+        self.clock.start()
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """The batch is there."""
+        self.clock.arrived()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """A point of the loss curve, now and then."""
+        """A point of the loss curve, now and then; from here on the next batch is waited for."""
         if (batch_idx + 1) % LOOK == 0 and self.writer is not None and isinstance(pl_module, Training):
             self.writer.add_scalar("step/loss", pl_module.trained()["loss"], trainer.global_step)
+        self.clock.asked()
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The training part of the epoch is over; its seconds count, validation's do not."""
-        self.began = time.perf_counter() - self.began
+        self.clock.stop()
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep what the epoch brought."""
@@ -80,7 +114,12 @@ class Keeper(Checkpoint):
         row = {"epoch": trainer.current_epoch + 1, "lr": pl_module.optimizer.param_groups[0]["lr"]}
         row |= {f"train/{name}": value for name, value in pl_module.trained().items()}
         row |= {f"val/{name}": value for name, value in pl_module.scores.to_json().items()}
-        row |= {"seconds": round(self.began, 3), "images_per_second": round(pl_module.images / self.began, 1)}
+        seconds = self.clock.seconds
+        row |= {
+            "seconds": round(seconds, 3),
+            "images_per_second": round(pl_module.images / seconds, 1),
+            "waiting": round(self.clock.waiting / seconds, 3),
+        }
         best = best_of(self.history)
         self.history.append(row)
         if best is None or best_of(self.history) is row:
@@ -108,16 +147,39 @@ def best_of(history: list[dict[str, float]]) -> dict[str, float] | None:
     return max(history, key=lambda row: (row["val/accuracy"], -row["val/loss"]), default=None)
 
 
+def gave_up(history: list[dict[str, float]], patience: int | None) -> bool:
+    """Whether the best epoch is at least `patience` epochs ago."""
+    best = best_of(history)
+    return None not in (best, patience) and history[-1]["epoch"] - best["epoch"] >= patience  # type: ignore[index,operator]
+
+
+class Patience(Callback):
+    """Stops a run in which no epoch of the last few was the best.
+
+    Args:
+        history: rows of the epochs so far; it grows.
+        epochs: how many are waited for.
+    """
+
+    def __init__(self, history: list[dict[str, float]], epochs: int) -> None:
+        self.history, self.epochs = history, epochs
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stop where the best epoch is too long ago."""
+        trainer.should_stop = trainer.should_stop or gave_up(self.history, self.epochs)
+
+
 class Live(Callback):
     """Progress: a line an epoch, and in a terminal a bar below them.
 
     Args:
         console: where to; nothing is drawn over where it is no terminal.
         epochs: of the whole run.
+        advice: what to change where the network waits for data.
     """
 
-    def __init__(self, console: Console, epochs: int) -> None:
-        self.console, self.epochs = console, epochs
+    def __init__(self, console: Console, epochs: int, advice: str = "") -> None:
+        self.console, self.epochs, self.advice = console, epochs, advice
         self.bar = Progress(
             TextColumn("epoch {task.fields[epoch]}"),
             BarColumn(),
@@ -162,10 +224,26 @@ class Live(Callback):
         self.console.print(
             f"epoch {row['epoch']:{width}.0f}/{self.epochs}  loss {row['train/loss']:.4f}  "
             f"train {row['train/accuracy']:.2%}  val {row['val/accuracy']:.2%}  lr {row['lr']:.1e}  "
-            f"{row['images_per_second']:,.0f} images/s",
+            f"{row['images_per_second']:,.0f} images/s{self._left(row)}",
             highlight=False,
             soft_wrap=True,
         )
+        if row["waiting"] > WAITING and self.advice:
+            self.console.print(
+                f"the network waited for data {row['waiting']:.0%} of the time; {self.advice}",
+                highlight=False,
+                soft_wrap=True,
+            )
+            self.advice = ""
+
+    def _left(self, row: Mapping[str, float]) -> str:
+        """How long the rest of the run will take, going by this epoch."""
+        whole = time.perf_counter() - self.began
+        seconds = round(whole * (self.epochs - row["epoch"]))
+        if not seconds:
+            return ""
+        minutes, seconds = divmod(seconds, 60)
+        return f"  {minutes // 60}:{minutes % 60:02}:{seconds:02} left"
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Clear the bar; the line of the finished epoch follows."""

@@ -2,6 +2,7 @@
 
 import errno
 import logging
+import os
 import signal
 import threading
 import time
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
 from rich.console import Console
 from torch import nn
 
@@ -20,7 +21,7 @@ from cnnkit.data.batches import Batches, Order, batches
 from cnnkit.errors import Failure, Stopped
 from cnnkit.models import create
 from cnnkit.tasks.classify import Classify, Scores, load, outputs
-from cnnkit.train.callbacks import AtomicIO, Keeper, Live, best_of
+from cnnkit.train.callbacks import AtomicIO, Keeper, Live, Patience, best_of, gave_up
 from cnnkit.train.directory import Directory
 from cnnkit.train.module import Training
 from cnnkit.train.panels import write_report
@@ -95,8 +96,8 @@ def _opening(plan: Plan) -> str:
     recipe, data = plan.recipe, plan.data
     return (
         f"{recipe.model} on {data.name}: {len(data.parts['train']):,} training images, "
-        f"{len(data.classes)} classes, {recipe.image_size} px, batch {recipe.batch_size}, lr {recipe.lr:g}, "
-        f"seed {recipe.seed}, {recipe.device}"
+        f"{len(data.classes)} classes, {recipe.image_size} px, batch {recipe.batch_size}, "
+        f"lr {recipe.optimizer.lr:g}, seed {recipe.seed}, {recipe.device}"
     )
 
 
@@ -151,7 +152,7 @@ def descend(plan: Plan, console: Console) -> list[dict[str, float]]:
     """Gradient descent from where the run stands to its last epoch; the rows of all epochs."""
     recipe, directory = plan.recipe, plan.directory
     done = directory.load_checkpoint()["history"] if directory.last.exists() else []
-    if len(done) >= recipe.epochs:
+    if len(done) >= recipe.epochs or gave_up(done, recipe.early_stop):
         return done
     model, card = build(plan)
     task = Classify(plan.data.classes, recipe.loss, recipe.label_smoothing)
@@ -159,22 +160,33 @@ def descend(plan: Plan, console: Console) -> list[dict[str, float]]:
     training = Training(model, task, plan.preprocessing, recipe, slow)
 
     def save_best(path: Path, metrics: dict[str, float]) -> None:
-        artefact.save(path, model.state_dict(), artefact.with_metrics(card, "val", metrics))
+        weights = training.evaluated.state_dict()
+        artefact.save(path, weights, artefact.with_metrics(card, "val", metrics))
 
-    live = Live(console, recipe.epochs)
+    live = Live(console, recipe.epochs, _advice(recipe))
     keeper = Keeper(directory, save_best, done, live.show)
+    callbacks: list[Callback] = [live, keeper]
+    if recipe.early_stop is not None:
+        callbacks.append(Patience(keeper.history, recipe.early_stop))
     train, val = feeds(plan)
     if isinstance(
         train.batch_sampler, Order
     ):  # the Trainer makes its first iterator before it sets the epoch
         train.batch_sampler.set_epoch(len(done))
     with _without_advice():
-        trainer = make_trainer(recipe, directory, [live, keeper])
+        trainer = make_trainer(recipe, directory, callbacks)
         trainer.fit(training, train, val, ckpt_path=str(directory.last) if done else None, weights_only=True)
     return keeper.history
 
 
-def make_trainer(recipe: Recipe, directory: Directory, callbacks: list[Any]) -> Trainer:
+def _advice(recipe: Recipe) -> str:
+    """What to change where the network waits for data."""
+    cores = os.cpu_count() or 1
+    more = f"--workers {min(cores, 2 * (recipe.workers or 1))}" if (recipe.workers or 0) < cores else ""
+    return f"try {more}" if more else "the processor cannot decode the photos any faster"
+
+
+def make_trainer(recipe: Recipe, directory: Directory, callbacks: list[Callback]) -> Trainer:
     """Lightning's Trainer with its own files, bars and tables off: the callbacks do that."""
     kind, _, index = recipe.device.partition(":")
     return Trainer(
@@ -182,6 +194,8 @@ def make_trainer(recipe: Recipe, directory: Directory, callbacks: list[Any]) -> 
         devices=[int(index)] if index else 1,
         precision=PRECISION[recipe.precision],  # type: ignore[arg-type]
         max_epochs=recipe.epochs,
+        accumulate_grad_batches=recipe.accumulate,
+        gradient_clip_val=recipe.clip,
         plugins=[AtomicIO(directory)],
         callbacks=callbacks,
         logger=False,

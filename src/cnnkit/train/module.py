@@ -1,14 +1,15 @@
 """The one LightningModule: a network, a task and a recipe, trained by gradient descent."""
 
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, Self
 
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
-from torch.optim import SGD, AdamW, Optimizer
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from cnnkit.data.batches import Batch, derive
 from cnnkit.errors import Failure
@@ -19,6 +20,8 @@ from cnnkit.weights.preprocessing import Preprocessing
 
 #: The loss is looked at every so many steps: looking at it waits for the device.
 LOOK = 50
+
+MEMORY = {"channels_first": torch.contiguous_format, "channels_last": torch.channels_last}
 
 
 class Training(LightningModule):
@@ -43,6 +46,13 @@ class Training(LightningModule):
         super().__init__()
         self.model, self.task, self.preprocessing, self.recipe = model, task, preprocessing, recipe
         self.slow = {id(p) for p in slow}
+        self.memory = MEMORY[recipe.layout]
+        self.model.to(memory_format=self.memory)
+        self.averaged: AveragedModel | None = None
+        if recipe.ema is not None:
+            self.averaged = AveragedModel(model, use_buffers=True).requires_grad_(False)
+        if recipe.compile:
+            self.model.compile()
         self.frozen = frozen_norms(model)
         self.recent: list[tuple[Tensor, Tensor]] = []  # loss and right answers of the steps not looked at yet
         self.steps = self.images = self.right = 0
@@ -58,6 +68,15 @@ class Training(LightningModule):
             norm.eval()
         return self
 
+    @property
+    def evaluated(self) -> nn.Module:
+        """The network that is scored and kept: the average, where there is one."""
+        return self.model if self.averaged is None else self.averaged.module
+
+    def images_of(self, batch: Batch) -> Tensor:
+        """What the network reads, in the memory layout that was chosen."""
+        return self.preprocessing.normalise(batch["images"]).contiguous(memory_format=self.memory)
+
     def on_train_epoch_start(self) -> None:
         """Random numbers of an epoch depend on its number alone, so that a resumed run draws the same."""
         torch.manual_seed(derive(self.recipe.seed, self.current_epoch, 3))
@@ -67,9 +86,9 @@ class Training(LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Loss of one batch; kept on the device, looked at rarely."""
         labels = batch["labels"]
-        logits = self.model(self.preprocessing.normalise(batch["images"]))
-        loss = self.task.loss(logits, labels)
-        right = (logits.detach().argmax(dim=1) == labels).sum()
+        output = self.model(self.images_of(batch))
+        loss = self.task.loss(output, labels)
+        right = (self.task.logits(output).detach().argmax(dim=1) == labels).sum()
         self.recent.append((loss.detach() * len(labels), right))
         self.images += len(labels)
         self.steps += 1
@@ -93,7 +112,7 @@ class Training(LightningModule):
                 lr = self.optimizer.param_groups[0]["lr"]
                 raise Failure(
                     f"the loss is no longer finite at step {step} (epoch {self.current_epoch + 1}, learning "
-                    f"rate {lr:.2g}); try --lr {(self.recipe.lr or lr) / 10:.2g}, or --precision 32"
+                    f"rate {lr:.2g}); try --lr {self.recipe.optimizer.lr / 10:.2g}, or --precision 32"
                 )
             self.loss += loss
         self.right += sum(right)
@@ -114,7 +133,7 @@ class Training(LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Collect the logits of one batch."""
-        logits = self.model(self.preprocessing.normalise(batch["images"]))
+        logits = self.task.logits(self.evaluated(self.images_of(batch)))
         self.held_out.append((logits, batch["labels"]))
 
     def on_validation_epoch_end(self) -> None:
@@ -124,23 +143,45 @@ class Training(LightningModule):
 
     def configure_optimizers(self) -> Any:
         """The recipe's optimiser, and its schedule as a function of the step."""
-        recipe, lr = self.recipe, self.recipe.lr or 0.0
-        groups = parameter_groups(self.model, recipe.weight_decay or 0.0)
+        recipe, rule = self.recipe, self.recipe.optimizer
+        groups = parameter_groups(self.model, rule.weight_decay, decay_all=rule.decay_all)
         if self.slow:
-            groups = slowed(groups, self.slow, lr * (recipe.backbone_factor or 1.0))
-        optimizer: Optimizer = (
-            AdamW(groups, lr=lr)
-            if recipe.optimizer == "adamw"
-            else SGD(groups, lr=lr, momentum=0.9, nesterov=True)
-        )
+            groups = slowed(groups, self.slow, rule.lr * (recipe.backbone_factor or 1.0))
+        optimizer = rule.build(groups, fused=self.can_fuse())
         total = int(self.trainer.estimated_stepping_batches)
-        schedule = LambdaLR(optimizer, SCHEDULES[recipe.schedule](total))
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        if self.averaged is not None and recipe.ema is not None:
+            mean = get_ema_multi_avg_fn(decay(recipe.ema, total))  # type: ignore[no-untyped-call]
+            self.averaged.multi_avg_fn = mean
+        factor = recipe.schedule.over(total, recipe.epochs)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": LambdaLR(optimizer, factor), "interval": "step"},
+        }
+
+    def can_fuse(self) -> bool:
+        """Whether one kernel may do the whole step; not where gradients are scaled and then clipped."""
+        known = self.device.type in {"cpu", "cuda"}
+        return known and not (self.recipe.precision == "16" and self.recipe.clip is not None)
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """The step, and the average of the weights after it."""
+        super().optimizer_step(*args, **kwargs)
+        if self.averaged is not None:
+            self.averaged.update_parameters(self.model)
 
 
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Weights with decay; biases, norms and other vectors without."""
+def decay(share: float, steps: int) -> float:
+    """What an exponential average keeps a step so that its memory is a share of the run's steps."""
+    return max(0.0, 1 - 1 / (share * steps))
+
+
+def parameter_groups(
+    model: nn.Module, weight_decay: float, *, decay_all: bool = False
+) -> list[dict[str, Any]]:
+    """Weights with decay; biases, norms and other vectors without, unless all decay."""
     parameters = [p for p in model.parameters() if p.requires_grad]
+    if decay_all:
+        return [{"params": parameters, "weight_decay": weight_decay}]
     return [
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
@@ -159,32 +200,3 @@ def slowed(groups: list[dict[str, Any]], slow: Collection[int], lr: float) -> li
         for group in groups
     ]
     return [group for group in parts if group["params"]]
-
-
-def one_cycle(total: int) -> Callable[[int], float]:
-    """Up from 1/25 over the first 0.3 of the steps and down to 0, both along a cosine (Smith, 1803.09820)."""
-    rise = max(1, round(0.3 * total))
-
-    def factor(step: int) -> float:
-        if step < rise:
-            return 0.04 + 0.96 * _half_cosine(1 - step / rise)
-        return _half_cosine(min(1.0, (step - rise) / max(1, total - rise)))
-
-    return factor
-
-
-def cosine(total: int) -> Callable[[int], float]:
-    """Down from 1 to 0 along half a cosine (Loshchilov & Hutter 2017, 1608.03983, without restarts)."""
-    return lambda step: _half_cosine(min(1.0, step / total))
-
-
-def constant(total: int) -> Callable[[int], float]:
-    """Always 1."""
-    return lambda step: 1.0
-
-
-def _half_cosine(done: float) -> float:
-    return 0.5 * (1 + math.cos(math.pi * done))
-
-
-SCHEDULES = {"one_cycle": one_cycle, "cosine": cosine, "constant": constant}

@@ -1,5 +1,6 @@
 """Planning a run: the data opened and looked at, every choice made, the folder begun; nothing trained."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,15 +12,21 @@ from torch import nn
 
 from cnnkit import data as datasets
 from cnnkit.data import DataSet, Examination
+from cnnkit.data.batches import fitted
 from cnnkit.errors import Failure, Misuse
 from cnnkit.models import specs
 from cnnkit.registry import Spec, unknown
+from cnnkit.tasks.classify import Classify
 from cnnkit.train.directory import Directory, environment
-from cnnkit.train.recipe import Recipe, make
+from cnnkit.train.measure import choose
+from cnnkit.train.recipe import SHORT, Recipe, make, merged
 from cnnkit.train.resolve import resolve
 from cnnkit.train.transfer import Transfer, carry, hold
 from cnnkit.weights.preprocessing import Preprocessing
 from cnnkit.weights.sources import load
+
+#: Settings that a run may be resumed with other values of; epochs can only be raised.
+CAN_CHANGE = {"epochs", "device", "workers", "threads"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +69,7 @@ def new(
         Failure: the data cannot be trained on.
     """
     recipe = make(settings, "settings")
+    source = source or recipe.data
     if source is None:
         raise Misuse("name the data to train on: a folder of images, or digits, mnist, cifar10 ...")
     start = load(recipe.weights, recipe.model) if recipe.weights else None
@@ -83,6 +91,9 @@ def new(
         torch.manual_seed(recipe.seed)  # the new head depends on it
         transfer = carry(start, str(recipe.weights), data.classes)
         hold(start.model, recipe.freeze)
+    recipe, told = _measured(recipe, spec, data, preprocessing, start.model if start else None)
+    if told:
+        console.print(told, highlight=False, soft_wrap=True)
     config = {
         "data": {
             "source": str(Path(source).resolve()) if Path(source).is_dir() else str(source),
@@ -103,6 +114,24 @@ def new(
     return Plan(directory, data, recipe, preprocessing, config, transfer, start.model if start else None)
 
 
+def _measured(
+    recipe: Recipe, spec: Spec, data: DataSet, to: Preprocessing, start: nn.Module | None
+) -> tuple[Recipe, str]:
+    """The recipe with its arithmetic chosen on this machine, and what to say of it."""
+    part, size = data.parts["train"], recipe.batch_size or 1
+    network = start or spec.build(num_classes=len(data.classes), in_channels=len(to.mean))
+    chosen = range(min(size, len(part)))
+    labels = torch.tensor([part.labels[i] for i in chosen], device=recipe.device)
+    task = Classify(data.classes, recipe.loss, recipe.label_smoothing)
+    return choose(
+        recipe,
+        network,
+        to.normalise(fitted(part, to, chosen)),
+        lambda output: task.loss(output, labels[: len(task.logits(output))]),
+        math.ceil(len(part) / size) * recipe.epochs,
+    )
+
+
 def resumed(source: str | Path | None, output: str | Path | None, settings: Mapping[str, Any]) -> Plan:
     """The plan of a run that was begun, with more epochs, another device or other workers where asked for.
 
@@ -120,7 +149,7 @@ def resumed(source: str | Path | None, output: str | Path | None, settings: Mapp
     directory.require()
     config = directory.config
     stored = make(config["recipe"], str(folder / "config.toml"))
-    recipe = _changed(stored, make(settings, "settings"), settings, directory)
+    recipe = _changed(stored, settings, directory)
     where = config["data"]
     data = datasets.open(where["source"], data_dir=Path(where["data_dir"]), without=where["left_out"])
     data = data.split(directory.split)
@@ -141,15 +170,20 @@ def resumed(source: str | Path | None, output: str | Path | None, settings: Mapp
     return Plan(directory, data, recipe, preprocessing, config, transfer, start)
 
 
-def _changed(stored: Recipe, asked: Recipe, settings: Mapping[str, Any], directory: Directory) -> Recipe:
-    free = {"epochs", "device", "workers"}
+def _changed(stored: Recipe, settings: Mapping[str, Any], directory: Directory) -> Recipe:
+    """The stored recipe with what may change and was asked for."""
+    asked = make(merged(stored.to_dict(), settings), "settings")
     for name in settings:
-        before, now = getattr(stored, name), getattr(asked, name)
-        if name not in free and now != before:
-            raise Misuse(f"{directory.path} was started with {name} = {before!r}; {now!r} needs a new run")
-    if "epochs" in settings and asked.epochs < stored.epochs:
+        outer, _, inner = SHORT.get(name, name).partition(".")
+        before, now = (getattr(recipe, outer) for recipe in (stored, asked))
+        if outer in CAN_CHANGE or before == now:
+            continue
+        if hasattr(before, inner) and type(before) is type(now):
+            before, now = getattr(before, inner), getattr(now, inner)
+        raise Misuse(f"{directory.path} was started with {name} = {before!s}; {now!s} needs a new run")
+    if asked.epochs < stored.epochs:
         raise Misuse(f"{directory.path} was started for {stored.epochs} epochs; --epochs can only be raised")
-    return replace(stored, **{name: getattr(asked, name) for name in settings if name in free})
+    return asked
 
 
 def default_folder(spec: Spec, data: str) -> Path:

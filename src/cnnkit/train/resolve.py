@@ -6,7 +6,6 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from cnnkit import canon
 from cnnkit.data import DataSet, Examination
@@ -17,12 +16,6 @@ from cnnkit.registry import Spec
 from cnnkit.train.recipe import Recipe
 from cnnkit.weights.preprocessing import Preprocessing
 from cnnkit.weights.sources import Loaded
-
-LEARNING_RATE = {"adamw": 0.003, "sgd": 0.1}
-WEIGHT_DECAY = {"adamw": 0.05, "sgd": 0.0005}
-
-#: Forward multiply-adds of a batch below which one thread is used.
-ONE_THREAD_MACS = 200_000_000
 
 #: The smallest input that is chosen unasked, for networks that take any.
 SMALLEST = 32
@@ -64,14 +57,11 @@ def resolve(
     resolved = replace(
         recipe,
         batch_size=batch_size,
-        lr=recipe.lr or LEARNING_RATE[recipe.optimizer],
-        weight_decay=WEIGHT_DECAY[recipe.optimizer] if recipe.weight_decay is None else recipe.weight_decay,
         augment=usual if recipe.augment is None else recipe.augment,
         image_size=to.size[0],
         fit=to.fit,
         device=_device(recipe.device),
         workers=recipe.workers if recipe.workers is not None else 0 if small else min(8, os.cpu_count() or 1),
-        threads=recipe.threads or _threads(spec, arguments, to.size, batch_size),
         backbone_factor=recipe.backbone_factor or BACKBONE_FACTOR if start is not None else None,
     )
     return resolved, to
@@ -97,17 +87,6 @@ def _size(recipe: Recipe, spec: Spec, arguments: Mapping[str, Any], side: int) -
         return recipe.image_size
     own = min(paper, max(SMALLEST, side))
     return paper if refusal(spec, arguments, own) else own
-
-
-def _threads(spec: Spec, arguments: Mapping[str, Any], size: tuple[int, int], batch_size: int) -> int:
-    """One thread for steps that are over before several have met, else as many as torch chooses.
-
-    On a machine that others use too, small steps on all its cores are many times slower than on one.
-    """
-    with torch.device("meta"), FlopCounterMode(display=False) as counter:
-        spec.build(**arguments).eval()(torch.zeros(1, arguments["in_channels"], *size))
-    small = counter.get_total_flops() // 2 * batch_size < ONE_THREAD_MACS
-    return 1 if small else torch.get_num_threads()
 
 
 def refusal(spec: Spec, arguments: Mapping[str, Any], size: int) -> str:

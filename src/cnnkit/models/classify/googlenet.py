@@ -5,7 +5,7 @@ An inception block looks at its input through four windows at once and stacks wh
     y = [1x1(x), 3x3(1x1(x)), 5x5(1x1(x)), 1x1(pool(x))],
 
 each convolution followed by a ReLU; the 1x1 before a larger one makes it affordable. Two auxiliary
-classifiers (section 5) carry a gradient to the middle of the network in training.
+classifiers (section 5) carry a gradient to the middle of the network in training; their losses count 0.3.
 
 Departures: none known, but the paper leaves open what its replication in Caffe, made with the authors'
 advice, settles: the place and the constants of the local response normalisation, poolings that round up, the
@@ -140,7 +140,8 @@ class GoogLeNet(nn.Module):
         logits = self.head(maps[-1])
         if not self.aux:
             return logits
-        return WithAux(logits, tuple(head(maps[i]) for head, i in zip(self.aux, self.HEADS, strict=True)))
+        aux = tuple(head(maps[i]) for head, i in zip(self.aux, self.HEADS, strict=True))
+        return WithAux(logits, aux, weight=0.3)  # section 5
 
 
 def caffe_init(model: nn.Module) -> None:

@@ -110,7 +110,9 @@ class Inception(nn.Module):
         """(N, in_channels, H, W) -> logits (N, num_classes), and with `aux=True` those of the second head."""
         maps = self.features(images)
         logits = self.head(maps[-1])
-        return logits if self.aux is None else WithAux(logits, (self.aux(maps[-2]),))
+        if self.aux is None:
+            return logits
+        return WithAux(logits, (self.aux(maps[-2]),), weight=0.4)  # the authors' code; the paper names none
 
 
 def auxiliary_head(channels: int, num_classes: int) -> nn.Sequential:

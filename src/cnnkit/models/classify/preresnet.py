@@ -5,12 +5,14 @@ Nothing follows the sum of a residual unit, so a unit adds to what all the units
 
     x_{l+1} = x_l + F(x_l),     x_L = x_l + sum_{i=l}^{L-1} F(x_i),
 
-and the batch norm and ReLU that stood there move to the front of F (Fig. 4e). The first unit uses those of
-the stem. Where shapes change, the shortcut starts behind them too, and a projection has no batch norm of
-its own.
+and the batch norm and ReLU that stood there move to the front of F (Fig. 4e). Those of the first unit stand
+right behind the first convolution (appendix), in the ImageNet networks before the pooling. Where shapes
+change, the shortcut starts behind them too, and a projection has no batch norm of its own.
 
-Departure: as in fb.resnet.torch the ImageNet networks halve the resolution in the 3x3 convolution; those
-for CIFAR halve it in the first 1x1, as the authors' code does.
+Departures: the authors published code for CIFAR only, which halves the resolution in the first 1x1, and so
+do those networks here. Those for ImageNet are fb.resnet.torch's, which halve it in the 3x3 convolution.
+timm's pool before the first batch norm and not after it; where a scale of that norm is negative, its
+networks compute something else, and `cnnkit.weights` refuses such weights.
 """
 
 from typing import Literal
