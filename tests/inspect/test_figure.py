@@ -130,6 +130,34 @@ def test_what_does_not_reach_an_output_is_left_out() -> None:
     assert [box.label for box in boxes(trace(Net(), torch.zeros(1, 3, 8, 8)))] == ["x", "3×3, 4"]
 
 
+class Turns(nn.Module):
+    """Two kinds of residual branch by turns, `times` over, and one more of the first."""
+
+    def __init__(self, times: int) -> None:
+        super().__init__()
+        kernels = [3, 5] * times + [3]
+        self.parts = nn.ModuleList(nn.Conv2d(4, 4, k, padding=k // 2) for k in kernels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for part in self.parts:
+            x = x + part(x)
+        return x
+
+
+@pytest.mark.parametrize("times", [2, 6])
+def test_blocks_that_come_by_turns_are_drawn_once(times: int) -> None:
+    svg = ElementTree.fromstring(drawing(trace(Turns(times), torch.zeros(1, 4, 8, 8))))
+    shown = words(svg)
+    assert (shown.count("3×3, 4"), shown.count("5×5, 4"), shown.count("+")) == (2, 1, 3)
+    assert f"×{times}" in shown
+
+
+def test_blocks_that_come_once_are_all_drawn() -> None:
+    shown = words(ElementTree.fromstring(drawing(trace(Turns(1), torch.zeros(1, 4, 8, 8)))))
+    assert (shown.count("3×3, 4"), shown.count("5×5, 4")) == (2, 1)
+    assert not any(word.startswith("×") for word in shown)
+
+
 def test_a_style_can_be_asked_for() -> None:
     traced = trace(built(SPECS["lenet5"]), *example(SPECS["lenet5"]))
     assert "polygon" in drawing(traced)

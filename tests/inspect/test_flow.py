@@ -1,126 +1,18 @@
-"""Gradients on their way, and the part of a receptive field that is used, against what theory says."""
+"""The part of a receptive field that is used, against what theory says; and one unit's box."""
 
 import math
 
 import pytest
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import nn
 
 from cnnkit.errors import Misuse
 from cnnkit.inspect.effective import effective
-from cnnkit.inspect.gradients import (
-    VARIANTS,
-    batch_loss,
-    chart,
-    flow,
-    record,
-    stack,
-    study,
-    with_activation,
-    without_norm,
-)
 from cnnkit.inspect.sight import drawn, sight
 from cnnkit.inspect.trace import trace
 
 from .networks import SPECS, built, example
-
-
-@pytest.fixture(scope="module")
-def batch() -> tuple[Tensor, Tensor]:
-    torch.manual_seed(0)
-    return torch.randn(16, 3, 12, 12), torch.randint(0, 10, (16,))
-
-
-@pytest.mark.parametrize(("gain", "factor"), [(2.0, 1.0), (1.0, 0.5), (4.0, 2.0)])
-def test_a_relu_halves_the_mean_square_so_that_gain_2_keeps_it(
-    batch: tuple[Tensor, Tensor], gain: float, factor: float
-) -> None:
-    torch.manual_seed(1)
-    (found,) = flow(stack(24, gain=gain, width=64), batch_loss(*batch))
-    assert found.slope("activation") == pytest.approx(math.log10(factor), abs=0.06)
-    assert found.slope("gradient") == pytest.approx(-math.log10(factor), abs=0.06)
-
-
-def test_a_deep_stack_of_sigmoids_loses_its_gradient_and_a_residual_one_does_not(
-    batch: tuple[Tensor, Tensor],
-) -> None:
-    torch.manual_seed(1)
-    (plain,) = flow(stack(20, activation=nn.Sigmoid), batch_loss(*batch), name="plain")
-    (residual,) = flow(stack(20, activation=nn.Sigmoid, shortcut=True), batch_loss(*batch))
-    # phi' <= 1/4 everywhere: of the mean square at most 2 / 16 gets through a layer.
-    assert plain.slope("gradient") > -math.log10(2 / 16)
-    assert "plain at initialisation: the gradient vanishes" in plain.warning
-    assert residual.warning == ""
-
-
-def test_shortcuts_without_a_norm_let_the_gradient_explode(batch: tuple[Tensor, Tensor]) -> None:
-    torch.manual_seed(1)
-    (found,) = flow(stack(40, shortcut=True), batch_loss(*batch), name="residual")
-    assert "the gradient explodes" in found.warning
-    assert found.slope("activation") > math.log10(2) - 0.05  # x + relu(conv(x)): at least doubled
-
-
-def test_batch_norm_brings_the_gradient_through_sigmoids(batch: tuple[Tensor, Tensor]) -> None:
-    flows = {one.name: one for one in study(*batch, depth=20)}
-    assert set(flows) == set(VARIANTS)
-    assert abs(flows["sigmoid, batch norm"].slope("gradient")) < 0.3 < flows["sigmoid"].slope("gradient")
-    assert flows["sigmoid"].ratio < 1e-8 < flows["sigmoid, batch norm"].ratio
-
-
-def test_norms_of_one_layer_by_hand() -> None:
-    # y = w x with w = 3, x = 2, loss y^2: dL/dy = 12, dL/dw = 24.
-    model = nn.Sequential(nn.Linear(1, 1, bias=False))
-    nn.init.constant_(model[0].weight, 3.0)
-    (found,) = flow(model, lambda m: m(torch.tensor([[2.0]])).square().sum())
-    layer = found.layers[0]
-    assert (layer.path, layer.activation, layer.gradient, layer.weight) == (
-        "0",
-        6.0,
-        12.0,
-        pytest.approx(8.0),
-    )
-    assert found.loss == 36.0
-
-
-def test_after_steps_the_loss_is_lower_and_the_network_itself_untouched(batch: tuple[Tensor, Tensor]) -> None:
-    torch.manual_seed(1)
-    model = stack(4)
-    before = [p.clone() for p in model.parameters()]
-    first, last = flow(model, batch_loss(*batch), steps=(0, 20), rate=0.05)
-    assert (first.step, last.step) == (0, 20)
-    assert last.loss < first.loss
-    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
-    assert not any(part._forward_hooks for part in model.modules())
-
-
-def test_activations_are_exchanged_and_norms_left_out_in_a_copy() -> None:
-    model = SPECS["resnet18"].build(num_classes=3)
-    other = without_norm(with_activation(model, nn.Sigmoid))
-    kinds = {type(part) for part in other.modules()}
-    assert nn.ReLU not in kinds
-    assert nn.BatchNorm2d not in kinds
-    assert nn.Sigmoid in kinds
-    assert any(isinstance(part, nn.ReLU) for part in model.modules())
-    assert other(torch.zeros(1, 3, 32, 32)).shape == (1, 3)
-
-
-def test_numbers_that_overflow_are_said_where() -> None:
-    model = nn.Sequential(nn.Linear(1, 1), nn.Linear(1, 1))
-    for part in model:
-        nn.init.constant_(part.weight, 1e30)
-    (found,) = flow(model, lambda m: m(torch.ones(1, 1)).sum(), name="huge")
-    assert found.warning == "huge at initialisation: numbers overflow at 1"
-
-
-def test_a_chart_and_a_record_of_all(batch: tuple[Tensor, Tensor]) -> None:
-    flows = study(*batch, depth=5)
-    axes = chart(flows).axes
-    assert [len(axis.lines) for axis in axes] == [len(VARIANTS)] * 3
-    assert all(axis.get_yscale() == "log" for axis in axes)
-    written = record(flows)
-    assert len(written[0]["layers"]) == 6
-
 
 # -- the effective receptive field -----------------------------------------------------------------
 

@@ -7,11 +7,14 @@ from html.parser import HTMLParser
 
 import pytest
 import torch
+from markupsafe import escape
 from rich.console import Console
+from torch import Tensor, nn
 
 from cnnkit import canon
+from cnnkit.inspect.page import as_html, lines
 from cnnkit.inspect.published import Published, against_canon
-from cnnkit.inspect.render import as_csv, as_html, axes, record, short, text
+from cnnkit.inspect.render import COLUMNS, as_csv, axes, record, short, text
 from cnnkit.inspect.table import Table, table
 from cnnkit.inspect.trace import trace
 
@@ -93,33 +96,95 @@ def test_json_holds_everything(lenet: Table) -> None:
 
 
 class Cells(HTMLParser):
-    """The cells of a page, row by row; open tags must be closed."""
+    """The cells of a page's rows; open tags must be closed."""
 
     def __init__(self) -> None:
         super().__init__()
         self.open: list[str] = []
-        self.rows: list[int] = []
+        self.rows: list[list[str]] = []
+        self.levels: list[int] = []
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        if tag not in ("meta", "!doctype"):
+        if tag != "meta":
             self.open.append(tag)
         if tag == "tr":
-            self.rows.append(0)
+            self.rows.append([])
+            self.levels.append(int(dict(attrs).get("data-level") or -1))
         if tag in ("td", "th"):
-            self.rows[-1] += 1
+            self.rows[-1].append("")
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        assert tag in ("rect", "path", "polygon", "circle")
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] in ("td", "th"):
+            self.rows[-1][-1] += data
 
     def handle_endtag(self, tag: str) -> None:
         assert self.open.pop() == tag
 
 
-def test_html_is_one_page_with_all_rows(lenet: Table) -> None:
+def test_html_is_one_page_with_all_rows_and_their_modules(lenet: Table) -> None:
     page = as_html(lenet)
     cells = Cells()
     cells.feed(page)
     assert cells.open == []
-    assert len(cells.rows) == len(lenet.rows) + 2
-    assert len(set(cells.rows)) == 1
-    assert "http" not in page
+    assert len(cells.rows) == len(lines(lenet)) + 2
+    assert len({len(row) for row in cells.rows}) == 1
+    heads = cells.rows[0]
+    first = dict(zip(heads, cells.rows[1], strict=True))
+    assert (first["layer"], first["kind"], first["params"]) == ("stages.0", "Sequential", "156")
+    assert dict(zip(heads, cells.rows[-1], strict=True))["params"] == "61,706"
+    assert "src=" not in page
+    assert "href=" not in page
+    assert page.count("http") == page.count("http://www.w3.org/2000/svg") == 1
+
+
+@pytest.mark.parametrize("name", ["lenet5", "googlenet", "densenet121", "efficientnet_b0"])
+@pytest.mark.parametrize("depth", [None, 2, 0])
+def test_a_module_is_the_sum_of_the_rows_below_it(name: str, depth: int | None) -> None:
+    made = table(trace(built(SPECS[name]), *example(SPECS[name])), depth=depth)
+    found = lines(made)
+    assert [one.row for one in found if not one.holds] == made.rows
+    for i, one in enumerate(found):
+        if one.holds:
+            ends = (j for j in range(i + 1, len(found)) if found[j].level <= one.level)
+            below = found[i + 1 : next(ends, None)]
+            assert sum(other.row.macs for other in below if not other.holds) == one.row.macs > -1
+            assert {other.level for other in below} >= {one.level + 1}
+    top = [one.row for one in found if one.level == 0]
+    assert sum(row.params for row in top) == made.total.params
+
+
+def test_the_field_of_a_module_is_that_of_what_it_returns() -> None:
+    made = table(trace(built(SPECS["resnet50"]), *example(SPECS["resnet50"])))
+    stage = next(one.row for one in lines(made) if one.row.path == "stages.3")
+    assert [(s.most, s.jump) for s in stage.spans] == [(427, 32)] * 2
+
+
+def test_parameters_that_nothing_uses_have_a_row_in_the_page_too() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.used, self.left = nn.Linear(3, 4), nn.Sequential(nn.Linear(3, 5))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.used(x)
+
+    found = lines(table(trace(Net(), torch.zeros(1, 3))))
+    assert [(one.name, one.row.params, one.row.note) for one in found] == [
+        ("used", 16, ""),
+        ("left.0", 20, "never used"),
+    ]
+
+
+def test_every_heading_is_explained_and_totals_stand_where_figures_add_up(lenet: Table) -> None:
+    page = as_html(lenet)
+    shown = [column for column in COLUMNS if column.title not in ("local", "note")]
+    assert all(f'title="{escape(column.told)}"' in page for column in shown)
+    assert [c.title for c in COLUMNS if c.adds_up] == [
+        *("params", "MACs", "FLOPs", "other", "memory", "traffic", "op/B"),
+    ]
 
 
 def test_the_canon_stands_beside_the_counts(lenet: Table) -> None:
@@ -143,4 +208,5 @@ def test_the_multiply_adds_of_a_batch_are_compared_image_by_image() -> None:
     found = against_canon(made, canon.entry(spec.canon, spec.name))
     assert [p.difference for p in found] == [0, 0]
     other = table(trace(built(SPECS["nin_cifar10"]), torch.zeros(1, 3, 64, 64)))
-    assert against_canon(other, canon.entry("classification/nin", "nin_cifar10")) == []
+    entry = canon.entry("classification/nin", "nin_cifar10")
+    assert [(p.what, p.difference) for p in against_canon(other, entry)] == [("parameters", 0)]

@@ -51,6 +51,8 @@ class Positive(TorchFunctionMode):
             return mean_pool(*args, **kwargs)
         if name.startswith("max_pool") and name.endswith("_with_indices"):
             return mean_pool(*args, **kwargs), func(*args, **kwargs)[1]
+        if name in ("max_unpool2d", "max_unpool3d"):
+            return mean_unpool(*args, **kwargs)
         if name.startswith("adaptive_max_pool"):
             size = args[1] if len(args) > 1 else kwargs["output_size"]
             return getattr(functional, name.split("_with")[0].replace("max", "avg"))(args[0], size)
@@ -91,6 +93,26 @@ def mean_pool(
     ones = x.new_full((x.shape[1], 1, *kernel), 1 / math.prod(kernel))
     convolve = (functional.conv1d, functional.conv2d, functional.conv3d)[rank - 1]
     return convolve(functional.pad(x, border), ones, None, strides, 0, steps, x.shape[1])
+
+
+def mean_unpool(
+    x: Tensor,
+    indices: Tensor,
+    kernel_size: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    output_size: Any = None,
+) -> Tensor:
+    """Each number spread over the window that its maximum may have been anywhere in."""
+    rank = x.ndim - 2
+    kernel, pads = _each(kernel_size, rank), _each(padding, rank)
+    strides = _each(stride, rank) if stride else kernel
+    ones = x.new_ones((x.shape[1], 1, *kernel))
+    spread = (functional.conv_transpose2d, functional.conv_transpose3d)[rank - 2]
+    out = spread(x, ones, None, strides, pads, groups=x.shape[1])
+    size = out.shape[2:] if output_size is None else output_size[-rank:]
+    need = [n - m for n, m in zip(size, out.shape[2:], strict=True)]
+    return functional.pad(out, [b for after in reversed(need) for b in (0, after)])
 
 
 def _max_pool(x: Tensor, kernel: Any, strides: Any, pads: Any, steps: Any, ceil: bool) -> Sequence[int]:

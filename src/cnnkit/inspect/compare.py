@@ -16,8 +16,9 @@ from torch.utils._pytree import tree_map
 from cnnkit.errors import Misuse
 from cnnkit.inspect.failure import TraceError
 from cnnkit.inspect.geometry import geometry
+from cnnkit.inspect.graph import Call, Node
 from cnnkit.inspect.recorder import hollow
-from cnnkit.inspect.render import axes, number, short
+from cnnkit.inspect.render import axes, number, short, span
 from cnnkit.inspect.spans import Span
 from cnnkit.inspect.table import Table, table
 from cnnkit.inspect.trace import trace, tree
@@ -32,6 +33,7 @@ class Side:
 
     Attributes:
         name: its name.
+        inputs: shapes of what it was called with.
         params: parameters.
         macs: multiply-adds.
         other: other operations.
@@ -42,6 +44,7 @@ class Side:
     """
 
     name: str
+    inputs: tuple[tuple[int, ...], ...]
     params: int
     macs: int
     other: int
@@ -58,6 +61,7 @@ def side(made: Table) -> Side:
     total = made.total
     return Side(
         made.name,
+        tuple(value.shape for value in made.trace.inputs),
         total.params,
         total.macs,
         total.other,
@@ -77,6 +81,7 @@ def sides_text(sides: Sequence[Side]) -> Grid:
     grid.add_column("")
     for one in sides:
         grid.add_column(one.name, justify="right")
+    grid.add_row("input", *(" ".join("x".join(map(str, shape)) for shape in one.inputs) for one in sides))
     figures = {
         "parameters": ("params", ""),
         "multiply-adds": ("macs", ""),
@@ -96,6 +101,21 @@ def sides_text(sides: Sequence[Side]) -> Grid:
     grid.add_row("receptive field", *(axes(one.last) if one.last else "all" for one in sides))
     grid.add_row("its jump", *(axes([number(s.jump) for s in one.last]) if one.last else "" for one in sides))
     return grid
+
+
+def side_record(one: Side) -> dict[str, Any]:
+    """One network of a comparison, ready for JSON."""
+    return {
+        "name": one.name,
+        "inputs": [list(shape) for shape in one.inputs],
+        "parameters": one.params,
+        "macs": one.macs,
+        "other_operations": one.other,
+        "peak_inference_bytes": one.peak,
+        "peak_training_bytes": one.training,
+        "weighted_layers": one.weighted,
+        "receptive_field": [span(s) for s in one.last],
+    }
 
 
 # -- a convolution as something else ---------------------------------------------------------------
@@ -166,18 +186,49 @@ def as_dense(made: Table, layer: str) -> Dense:
     return Dense(layer, read, made_of, wirings)
 
 
+def dense_text(found: Dense) -> Grid:
+    """The three ways of connecting, with their ratio to the convolution."""
+    from rich import box
+    from rich.table import Table as Grid
+
+    shapes = " to ".join("x".join(map(str, shape)) for shape in (found.input, found.output))
+    grid = Grid(title=f"{found.layer}, {shapes}", title_justify="left", box=box.SIMPLE_HEAD, show_edge=False)
+    grid.add_column("")
+    grid.add_column("parameters", justify="right")
+    grid.add_column("", justify="right")
+    grid.add_column("multiply-adds", justify="right")
+    grid.add_column("", justify="right")
+    own = found.wirings[0]
+    for wiring in found.wirings:
+        ratios = (wiring.params / own.params, wiring.macs / own.macs)
+        times = [f"{ratio:,.0f}x" if wiring is not own else "" for ratio in ratios]
+        grid.add_row(wiring.name, f"{wiring.params:,}", times[0], f"{wiring.macs:,}", times[1])
+    return grid
+
+
 # -- a network without its poolings ----------------------------------------------------------------
 
+#: Poolings whose window is their own, as functions and as modules.
 POOLS = ("max_pool1d", "max_pool2d", "max_pool3d", "avg_pool1d", "avg_pool2d", "avg_pool3d")
 
 
+POOLINGS = (nn.modules.pooling._MaxPoolNd, nn.modules.pooling._AvgPoolNd)
+ADAPTIVE = (nn.modules.pooling._AdaptiveAvgPoolNd, nn.modules.pooling._AdaptiveMaxPoolNd)
+
+
 class Unpooled(TorchFunctionMode):
-    """Poolings do nothing. Global and adaptive ones, which end a network, stay."""
+    """Functions that pool do nothing. Global and adaptive ones, which end a network, stay."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if getattr(func, "__name__", "") in POOLS:
             return args[0]
         return func(*args, **(kwargs or {}))
+
+
+def is_idle(call: Call) -> bool:
+    """Whether it pools maps to the size that they have, and would do more without the poolings before it."""
+    node = call.items[0] if isinstance(call.module, ADAPTIVE) and call.items else None
+    return isinstance(node, Node) and node.inputs[0].shape == call.outs[0].shape
 
 
 def fitted(module: nn.Linear, inputs: tuple[Tensor, ...]) -> None:
@@ -198,6 +249,10 @@ def without_pooling(module: nn.Module, *inputs: Any, name: str = "", **keywords:
     memo: dict[int, Any] = {id(p): nn.Parameter(hollow(p), p.requires_grad) for p in module.parameters()}
     memo |= {id(b): hollow(b) for b in module.buffers()}
     bare = copy.deepcopy(module, memo).eval()  # on the meta device, whatever the size of the original
+    idle = {call.path for call in trace(bare, *inputs, **keywords).root.calls() if is_idle(call)}
+    for path, part in tree(bare):
+        if path and (isinstance(part, POOLINGS) or path in idle):
+            bare.set_submodule(path, nn.Identity())
     linears = [part for _, part in tree(bare) if isinstance(part, nn.Linear)]
     hooks = [part.register_forward_pre_hook(fitted) for part in linears]
     try:

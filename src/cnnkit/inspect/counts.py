@@ -134,6 +134,21 @@ def read(out: Value, x: Value, *_: Any, **__: Any) -> Cost:
     return Cost(0, x.numel)
 
 
+def sorting(out: Value, x: Value, *_: Any, **__: Any) -> Cost:
+    """Comparisons of sorting along the last dimension: n log2 n."""
+    return Cost(0, x.numel * math.ceil(math.log2(max(2, x.shape[-1] if x.shape else 1))))
+
+
+def searching(out: Value, places: Value, x: Value, *_: Any, **__: Any) -> Cost:
+    """Comparisons of finding each number's place by halving."""
+    return Cost(0, x.numel * math.ceil(math.log2(max(2, places.shape[-1]))))
+
+
+def scattered(out: Value, x: Value, dim: int, index: Value, source: Value, *_: Any, **__: Any) -> Cost:
+    """One sum for each number that arrives."""
+    return Cost(0, source.numel)
+
+
 def free(*_: Any, **__: Any) -> Cost:
     """Nothing."""
     return FREE
@@ -179,7 +194,10 @@ RULES: Mapping[str, Callable[..., Cost]] = {
     **_named("upsample_bicubic2d _upsample_bicubic2d_aa", each(31)),
     **_named("glu", each(2)),
     **_named("rms_norm", each(4)),
-    **_named("embedding dropout one_hot overlay", free),
+    **_named("embedding dropout one_hot overlay max_unpool2d max_unpool3d", free),
+    **_named("sort topk kthvalue median", sorting),
+    "searchsorted": searching,
+    **_named("scatter_add index_add", scattered),
     **_named("embedding_bag", lambda out, weight, index, *_, **__: Cost(0, index.numel * weight.shape[1])),
     **_named("tril triu index_put scatter", each(1)),
 }

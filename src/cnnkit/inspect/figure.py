@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Literal
 
 from cnnkit.draw.canvas import Canvas, Point, breadth
@@ -35,7 +36,7 @@ def drawing(trace: Trace, *, name: str = "", style: Style = "auto") -> str:
         name: the heading; the class of the network if empty.
         style: volumes need a network without branches; `auto` takes them for such a one.
     """
-    columns = plan(trace)
+    columns = [rolled(column) for column in plan(trace)]
     chain = all(len(block.boxes) == 1 and block.exit.kind != "join" for column in columns for block in column)
     canvas = Canvas()
     if style == "volumes" or (style == "auto" and chain):
@@ -46,6 +47,32 @@ def drawing(trace: Trace, *, name: str = "", style: Style = "auto") -> str:
     title = name or type(trace.root.module).__name__
     canvas.text(canvas.left, canvas.top - 18, title, size=17, anchor="start", bold=True)
     return canvas.svg()
+
+
+def rolled(column: list[Block]) -> list[Block]:
+    """Runs of blocks that come again in the same order as one block each: attention and perceptron, say."""
+    made: list[Block] = []
+    at = 0
+    while at < len(column):
+        period, times = max(runs(column, at), key=lambda run: (run[1] - 1) * run[0], default=(1, 1))
+        if times > 1:
+            boxes = [box for block in column[at : at + period] for box in block.boxes]
+            made.append(Block(boxes, column[at].entry, times))
+        else:
+            made.append(column[at])
+        at += period * times
+    return made
+
+
+def runs(column: list[Block], at: int) -> Iterator[tuple[int, int]]:
+    """How many blocks from here on come again, and how often in a row they come."""
+    kinds = [block.signature if block.times == 1 else None for block in column]
+    for period in range(2, 5):
+        first, times = kinds[at : at + period], 1
+        while len(first) == period and None not in first and kinds[at + times * period :][:period] == first:
+            times += 1
+        if times > 1:
+            yield period, times
 
 
 #: What the legend calls each kind; joins and inputs explain themselves.

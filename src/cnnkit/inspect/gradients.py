@@ -9,6 +9,7 @@ halves.
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,14 +17,11 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from cnnkit.draw.charts import COLOURS, INK, figure
+from cnnkit.errors import Misuse
 from cnnkit.inspect.trace import tree
 
-#: Layers whose outputs are looked at.
-WEIGHTED = (nn.modules.conv._ConvNd, nn.Linear)
 #: A gradient that is this many times weaker or stronger at the input than at the output is called lost.
 LOST = 1e4
 
@@ -56,12 +54,19 @@ class Flow:
         step: steps of gradient descent before it.
         loss: the loss.
         layers: the layers, first to last.
+        start: what the network is before any step, in words.
     """
 
     name: str
     step: int
     loss: float
     layers: tuple[Layer, ...]
+    start: str = "at initialisation"
+
+    @property
+    def moment(self) -> str:
+        """When, in words."""
+        return self.start if self.step == 0 else f"after {self.step} step{'s' * (self.step > 1)}"
 
     @property
     def body(self) -> tuple[Layer, ...]:
@@ -88,7 +93,7 @@ class Flow:
     @property
     def warning(self) -> str:
         """A sentence where the gradient does not arrive, else nothing."""
-        when = f"{self.name} " + ("at initialisation" if self.step == 0 else f"after {self.step} steps")
+        when = f"{self.name} {self.moment}"
         lost = [layer for layer in self.layers if not math.isfinite(layer.gradient * layer.activation)]
         if lost:
             return f"{when}: numbers overflow at {lost[0].path}"
@@ -107,7 +112,14 @@ Loss = Callable[[nn.Module], Tensor]
 
 
 def flow(
-    model: nn.Module, loss: Loss, *, name: str = "", steps: Sequence[int] = (0,), rate: float = 0.01
+    model: nn.Module,
+    loss: Loss,
+    *,
+    name: str = "",
+    steps: Sequence[int] = (0,),
+    rate: float = 0.01,
+    start: str = "at initialisation",
+    told: Callable[[int], None] = lambda step: None,
 ) -> list[Flow]:
     """Measure a network at initialisation and after steps of gradient descent. It is left as it was.
 
@@ -117,201 +129,113 @@ def flow(
         name: of the network.
         steps: when to measure.
         rate: learning rate of the steps.
+        start: what it is before any step, in words.
+        told: is called with each step before it begins.
+
+    Raises:
+        Misuse: nothing in the network learns by gradients.
     """
+    name = name or type(model).__name__
     model = copy.deepcopy(model).train()
+    if not any(map(weights, model.modules())):
+        raise Misuse(f"{name} has no layer whose weights learn by gradients")
     optimiser = torch.optim.SGD(model.parameters(), rate)
     flows = []
     for step in range(max(steps) + 1):
+        told(step)
         optimiser.zero_grad()
-        with outputs(model) as outs, torch.enable_grad():
+        with probes(model) as met, torch.enable_grad():
             value = loss(model)
-        if step in steps:
-            for out in outs.values():
-                out.retain_grad()
         torch.autograd.backward(value)
         if step in steps:
-            layers = tuple(_layer(path, model.get_submodule(path), out) for path, out in outs.items())
-            flows.append(Flow(name or type(model).__name__, step, float(value.detach()), layers))
+            layers = [layer(path, model.get_submodule(path), probe) for path, probe in met.items()]
+            there = tuple(found for found in layers if found is not None)
+            flows.append(Flow(name, step, float(value.detach()), there, start))
         optimiser.step()
     return flows
 
 
-def _layer(path: str, module: nn.Module, out: Tensor) -> Layer:
-    weight: Any = module.weight
-    gradient = out.grad if out.grad is not None else torch.zeros_like(out)
-    norm = 0.0 if weight.grad is None else float(weight.grad.norm() / weight.detach().norm().clamp(min=1e-30))
-    return Layer(path, _rms(out), _rms(gradient), norm, not isinstance(module, nn.Linear))
+def weights(module: nn.Module) -> list[nn.Parameter]:
+    """What a layer multiplies with and learns; nothing for a norm and for what holds other modules."""
+    own = module._parameters.values() if not module._modules else ()
+    return [p for p in own if p is not None and p.requires_grad and p.ndim > 1]
 
 
-def _rms(x: Tensor) -> float:
+@dataclass(slots=True)
+class Probe:
+    """What a layer returned, and the gradient that arrived there; None where none was sent."""
+
+    activation: float
+    gradient: float | None = None
+
+    def arrive(self, gradient: Tensor) -> None:
+        """Keep the gradient's root mean square."""
+        self.gradient = rms(gradient)
+
+
+def layer(path: str, module: nn.Module, probe: Probe) -> Layer | None:
+    """A layer's figures; None where the loss does not depend on it, as on an auxiliary head."""
+    if probe.gradient is None:
+        return None
+    own = weights(module)
+    length = norm([p.detach() for p in own])
+    pull = norm([p.grad for p in own if p.grad is not None]) / max(length, 1e-30)
+    return Layer(path, probe.activation, probe.gradient, pull, max(p.ndim for p in own) > 2)
+
+
+def norm(tensors: Sequence[Tensor]) -> float:
+    """The length of all of them together."""
+    return math.hypot(*(float(x.double().norm()) for x in tensors))
+
+
+def rms(x: Tensor) -> float:
+    """Root mean square."""
     return float(x.detach().double().square().mean().sqrt())
 
 
 @contextmanager
-def outputs(model: nn.Module) -> Iterator[dict[str, Tensor]]:
-    """What each layer with weights returned at its first call, in order."""
-    outs: dict[str, Tensor] = {}
+def probes(model: nn.Module) -> Iterator[dict[str, Probe]]:
+    """A probe at the first call of each layer with weights, in order."""
+    met: dict[str, Probe] = {}
     hooks = []
     try:
         for path, part in tree(model):
-            if isinstance(part, WEIGHTED):
-                hooks.append(part.register_forward_hook(keeper(path, outs)))
-        yield outs
+            if weights(part):
+                hooks.append(part.register_forward_hook(prober(path, met)))
+        yield met
     finally:
         for hook in hooks:
             hook.remove()
 
 
-def keeper(path: str, outs: dict[str, Tensor]) -> Callable[..., None]:
-    """A hook that keeps what a module returns at its first call."""
+def prober(path: str, met: dict[str, Probe]) -> Callable[..., None]:
+    """A hook that probes what a module returns at its first call, before anything overwrites it."""
 
-    def keep(module: nn.Module, inputs: Any, out: Tensor) -> None:
-        outs.setdefault(path, out)
+    def put(module: nn.Module, inputs: Any, out: Any) -> None:
+        if path not in met and isinstance(out, Tensor) and out.is_floating_point():
+            met[path] = Probe(rms(out))
+            if out.requires_grad:
+                out.register_hook(met[path].arrive)  # type: ignore[no-untyped-call]
 
-    return keep
+    return put
 
 
-def batch_loss(images: Tensor, labels: Tensor) -> Loss:
-    """Cross-entropy of a classifier on one batch."""
+def batch_loss(*batches: tuple[Tensor, Tensor]) -> Loss:
+    """Cross-entropy of a classifier on images and labels, batch after batch, and from the first again.
+
+    The loss raises Misuse where the network gives no row of logits an image.
+    """
+    turns = itertools.cycle(batches)
 
     def loss(model: nn.Module) -> Tensor:
+        images, labels = next(turns)
         out = model(images)
-        return nn.functional.cross_entropy(out if isinstance(out, Tensor) else out[0], labels)
+        logits = out if isinstance(out, Tensor) or not isinstance(out, tuple) else out[0]
+        if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(labels):
+            kind = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+            raise Misuse(f"gradients are those of a classifier's loss, but {len(labels)} images give {kind}")
+        if int(labels.max()) >= logits.shape[1]:
+            raise Misuse(f"the data have {int(labels.max()) + 1} classes, the network {logits.shape[1]}")
+        return nn.functional.cross_entropy(logits, labels)
 
     return loss
-
-
-# -- the same network, made otherwise --------------------------------------------------------------
-
-
-def with_activation(model: nn.Module, activation: Callable[[], nn.Module]) -> nn.Module:
-    """A copy of the network whose ReLUs are something else."""
-    return _exchanged(model, nn.ReLU, lambda _: activation())
-
-
-def without_norm(model: nn.Module) -> nn.Module:
-    """A copy of the network without batch norm."""
-    return _exchanged(model, nn.modules.batchnorm._BatchNorm, lambda _: nn.Identity())
-
-
-def _exchanged(model: nn.Module, kind: type[nn.Module], make: Callable[[nn.Module], nn.Module]) -> nn.Module:
-    model = copy.deepcopy(model)
-    for _, part in list(tree(model)):
-        for name, child in part.named_children():
-            if isinstance(child, kind):
-                setattr(part, name, make(child))
-    return make(model) if isinstance(model, kind) else model
-
-
-class Unit(nn.Module):
-    """A convolution, a norm or none, an activation; with a shortcut over all three or none."""
-
-    def __init__(
-        self, width: int, activation: Callable[[], nn.Module], *, norm: bool, shortcut: bool
-    ) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(width, width, 3, padding=1, bias=False, padding_mode="circular")
-        self.norm = nn.BatchNorm2d(width) if norm else nn.Identity()
-        self.activation, self.shortcut = activation(), shortcut
-
-    def forward(self, x: Tensor) -> Tensor:
-        made = self.activation(self.norm(self.conv(x)))
-        return x + made if self.shortcut else made
-
-
-def stack(
-    depth: int,
-    *,
-    activation: Callable[[], nn.Module] = nn.ReLU,
-    norm: bool = False,
-    shortcut: bool = False,
-    gain: float = 2.0,
-    width: int = 16,
-    classes: int = 10,
-    channels: int = 3,
-) -> nn.Sequential:
-    """A network of equal layers, to watch a signal in: its borders are circular, so that the theory is exact.
-
-    Args:
-        depth: its convolutions.
-        activation: what follows them.
-        norm: whether batch norm stands between.
-        shortcut: whether each layer adds to what it reads.
-        gain: the weights' variance times their fan-in; 2 is He's rule, 1 is Glorot's for equal widths.
-        width: channels.
-        classes: outputs.
-        channels: of the image.
-    """
-    first = nn.Conv2d(channels, width, 3, padding=1, bias=False, padding_mode="circular")
-    units = [Unit(width, activation, norm=norm, shortcut=shortcut) for _ in range(depth - 1)]
-    head = (nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, classes))
-    model = nn.Sequential(first, activation(), *units, *head)
-    for part in model.modules():
-        if isinstance(part, nn.Conv2d):
-            nn.init.normal_(part.weight, std=math.sqrt(gain / math.prod(part.weight.shape[1:])))
-    return model
-
-
-#: What a study of stacks compares.
-VARIANTS: dict[str, dict[str, Any]] = {
-    "ReLU": {},
-    "ReLU, residual": {"shortcut": True},
-    "ReLU, batch norm": {"norm": True},
-    "ReLU, batch norm, residual": {"norm": True, "shortcut": True},
-    "sigmoid": {"activation": nn.Sigmoid},
-    "sigmoid, batch norm": {"activation": nn.Sigmoid, "norm": True},
-}
-
-
-def study(
-    images: Tensor, labels: Tensor, *, depth: int = 30, steps: Sequence[int] = (0,), seed: int = 0
-) -> list[Flow]:
-    """Plain against residual, sigmoid against ReLU, with and without batch norm, on one batch."""
-    flows = []
-    for name, how in VARIANTS.items():
-        torch.manual_seed(seed)
-        model = stack(depth, channels=images.shape[1], classes=int(labels.max()) + 1, **how)
-        flows += flow(model, batch_loss(images, labels), name=name, steps=steps)
-    return flows
-
-
-def chart(flows: Sequence[Flow]) -> Figure:
-    """Activations and gradients against depth, on a logarithmic axis."""
-    made, axes = figure(11, 3.8, 3)
-    for axis, what in zip(axes, ("activation", "gradient", "weight"), strict=True):
-        for i, one in enumerate(flows):
-            values = [max(getattr(layer, what), 1e-38) for layer in one.layers]
-            label = one.name + (f", step {one.step}" if one.step else "")
-            axis.plot(
-                range(1, len(values) + 1), values, color=COLOURS[i % len(COLOURS)], label=label, linewidth=1.6
-            )
-        axis.set_yscale("log")
-        axis.set_xlabel("layer with weights", fontsize=9, color=INK)
-        axis.set_title(TITLES[what], fontsize=10, color=INK, loc="left")
-    axes[-1].legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
-    return made
-
-
-TITLES = {
-    "activation": "activation (root mean square)",
-    "gradient": "gradient of the loss by it",
-    "weight": "gradient of the weights / weights",
-}
-
-
-def record(flows: Sequence[Flow]) -> list[dict[str, Any]]:
-    """Everything, ready for JSON."""
-    return [
-        {
-            "name": one.name,
-            "step": one.step,
-            "loss": one.loss,
-            "ratio": one.ratio,
-            "warning": one.warning,
-            "layers": [
-                {"layer": x.path, "activation": x.activation, "gradient": x.gradient, "weight": x.weight}
-                for x in one.layers
-            ],
-        }
-        for one in flows
-    ]

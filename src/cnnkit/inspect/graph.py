@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 Source = Literal["input", "parameter", "constant", "computed"]
+DATA = frozenset({"input", "computed"})
 
 
 @dataclass(slots=True, eq=False)
@@ -20,6 +20,7 @@ class Value:
     Attributes:
         shape: its shape.
         dtype: its type of number.
+        numel: number of elements.
         nbytes: bytes of its elements, whoever else lies in the same memory.
         source: where it came from.
         name: the argument or parameter that it is; empty for the others.
@@ -32,6 +33,7 @@ class Value:
 
     shape: tuple[int, ...]
     dtype: torch.dtype
+    numel: int
     nbytes: int
     source: Source = "computed"
     name: str = ""
@@ -40,11 +42,6 @@ class Value:
     constant: Tensor | None = None
     tensor: Any = None
     users: int = 0
-
-    @property
-    def numel(self) -> int:
-        """Number of elements."""
-        return math.prod(self.shape)
 
     @property
     def memory(self) -> Value:
@@ -64,6 +61,7 @@ class Node:
         args: its positional arguments, values in place of tensors.
         kwargs: its keyword arguments, likewise.
         inputs: the values among them, those in lists included, small constants such as statistics left out.
+        data: those of the inputs that are no parameters and no constants.
         outs: the values that it made.
         path: name of the module that it was dispatched in.
         allocated: bytes of new memory.
@@ -75,6 +73,7 @@ class Node:
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     inputs: tuple[Value, ...]
+    data: tuple[Value, ...]
     outs: tuple[Value, ...]
     path: str
     allocated: int
@@ -93,6 +92,13 @@ def values_in(args: Iterable[Any]) -> tuple[Value, ...]:
         elif type(arg) is tuple:
             found += [a for a in arg if type(a) is Value]
     return tuple([v for v in found if v.source != "constant" or v.nbytes > SMALL])
+
+
+def data_in(inputs: tuple[Value, ...]) -> tuple[Value, ...]:
+    """The values that are no parameters and no constants."""
+    if len(inputs) == 1 and inputs[0].source in DATA:
+        return inputs
+    return tuple([v for v in inputs if v.source in DATA])
 
 
 @dataclass(slots=True, eq=False)
@@ -115,10 +121,12 @@ class Call:
 
     def calls(self) -> Iterator[Call]:
         """Itself and all calls below, in order."""
-        yield self
-        for item in self.items:
-            if isinstance(item, Call):
-                yield from item.calls()
+        waiting = [self]
+        while waiting:
+            call = waiting.pop()
+            yield call
+            if not call.is_leaf:
+                waiting += [item for item in reversed(call.items) if isinstance(item, Call)]
 
     def nodes(self) -> Iterator[Node]:
         """All operators of it and of all calls below, in order."""
@@ -136,6 +144,7 @@ class Trace:
     Attributes:
         root: the call of the whole network.
         nodes: all operators in order.
+        calls: all calls of modules in order of beginning.
         inputs: the tensors that it was given.
         parameters: every parameter once, whatever the number of modules that share it.
         peak: bytes of inputs and activations alive at the worst moment of inference, as the network's own
@@ -145,6 +154,7 @@ class Trace:
 
     root: Call
     nodes: list[Node]
+    calls: list[Call]
     inputs: list[Value]
     parameters: list[Value]
     peak: int

@@ -100,9 +100,11 @@ class Pattern(NamedTuple):
 
     def union(self, other: Pattern) -> Pattern | None:
         """What either sees; None where they drift apart."""
-        if self.jump != other.jump:
+        if self.shift * len(other.lo) != other.shift * len(self.lo):
             return None
         period = math.lcm(len(self.lo), len(other.lo))
+        if period == 1:
+            return Pattern((min(self.lo[0], other.lo[0]),), (max(self.hi[0], other.hi[0]),), self.shift)
         reads = [[self.at(i), other.at(i)] for i in range(period)]
         return Pattern.of(reads, self.shift * period // len(self.lo))
 

@@ -8,6 +8,7 @@ are on their way. Weights, their gradients and an optimiser's state are not acti
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 
@@ -19,75 +20,81 @@ from cnnkit.inspect.operators import FORGETS, MOVES, names
 
 def moved(node: Node) -> int:
     """Bytes that an operator reads and writes at least, each input and result once; views move nothing."""
-    if node.op in MOVES or node.op == "overlay":
+    if node.op in SPARING:
         return 2 * node.allocated
-    made = sum(map(NBYTES, node.outs))
     if node.op == "embedding":
-        return 2 * made + node.args[1].nbytes
-    return made + sum(map(NBYTES, node.inputs))
+        return 2 * node.outs[0].nbytes + node.args[1].nbytes
+    return sum(map(NBYTES, node.inputs)) + sum(map(NBYTES, node.outs))
 
 
 NBYTES = attrgetter("nbytes")
+SPARING = MOVES | {"overlay"}
 
-
+ATTENTION = names(
+    """
+    scaled_dot_product_attention _scaled_dot_product_attention_math _scaled_dot_product_flash_attention
+    _scaled_dot_product_flash_attention_for_cpu _scaled_dot_product_efficient_attention
+    _scaled_dot_product_cudnn_attention _scaled_dot_product_fused_attention_overrideable
+    """
+)
 #: Operators whose gradient needs their result, or nothing at all. Others need the data that they read.
 KEEPS_RESULT = names("relu sigmoid tanh softmax log_softmax exp sqrt rsqrt")
-KEEPS_NOTHING = names("add sub neg sum mean rsub overlay where masked_fill dropout") | MOVES | FORGETS
+KEEPS_NOTHING = (
+    names("add sub neg sum mean rsub overlay where masked_fill dropout")
+    | names("upsample_nearest1d upsample_nearest2d upsample_nearest3d _upsample_nearest_exact2d")
+    | names("upsample_linear1d upsample_bilinear2d upsample_trilinear3d upsample_bicubic2d")
+    | names("_upsample_bilinear2d_aa _upsample_bicubic2d_aa")
+    | MOVES
+    | FORGETS
+)
 #: Activations that need their result only when they overwrite what they read.
 KEEPS_RESULT_IN_PLACE = names("leaky_relu elu celu selu threshold")
+#: Operators that need their result besides.
+KEEPS_BOTH = names("amax amin") | ATTENTION
 
 
-@dataclass(slots=True)
-class Kept:
-    """What an operator keeps for its gradient.
-
-    Attributes:
-        values: values whose memory is kept.
-        extra: bytes that are kept besides: indices, statistics, copies.
-    """
-
-    values: list[Value]
-    extra: int = 0
+def by_a_number(node: Node) -> bool:
+    """Whether there is but one tensor among the factors."""
+    return len(node.inputs) == 1
 
 
-def kept(node: Node) -> Kept:
-    """What a node keeps."""
-    out, op = node.outs[0], node.op
-    data = [v for v in node.inputs if v.source in ("computed", "input")]
-    written = node.allocated == 0 and bool(data) and out.memory is data[0].memory
-    if op in KEEPS_RESULT or (written and op in KEEPS_RESULT_IN_PLACE):
-        return Kept([out])
-    if op in KEEPS_NOTHING or is_linear(node):
-        return Kept([])
-    if written:  # the gradient needs what was overwritten, so a copy is made
-        return Kept([], data[0].nbytes)
-    if op.startswith("scaled_dot_product") or op in ("amax", "amin"):
-        data.append(out)
-    return Kept(data, beside(node))
+def to_one(node: Node) -> bool:
+    """Whether the image becomes one pixel, as by a mean."""
+    return math.prod(node.outs[0].shape[2:]) == 1
 
 
-def is_linear(node: Node) -> bool:
-    """Whether a gradient passes by shapes alone, though the operator is none that never needs more."""
-    if node.op in ("mul", "div"):
-        return len(node.inputs) == 1  # by a number
-    if node.op.startswith("adaptive_avg_pool"):
-        return math.prod(node.outs[0].shape[2:]) == 1  # then it is a mean
-    return node.op.startswith("upsample")
+#: Operators that need nothing in some cases.
+MAY_KEEP_NOTHING: Mapping[str, Callable[[Node], bool]] = {
+    **dict.fromkeys(names("mul div"), by_a_number),
+    **dict.fromkeys(names("adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d"), to_one),
+    "_adaptive_avg_pool2d": to_one,
+}
+#: Numbers that are kept besides, in so many bytes: where the maxima were; statistics of norms and of softmax.
+BESIDES: Mapping[str, Callable[[Node, Value], int]] = {
+    **dict.fromkeys(names("max_pool1d max_pool2d max_pool3d"), lambda _, out: 8 * out.numel),
+    **dict.fromkeys(ATTENTION, lambda _, out: math.prod(out.shape[:-1]) * out.dtype.itemsize),
+    "layer_norm": lambda node, out: 2 * math.prod(out.shape[: -len(node.args[1])]) * out.dtype.itemsize,
+    "group_norm": lambda node, out: 2 * out.shape[0] * node.args[1] * out.dtype.itemsize,
+}
 
 
-def beside(node: Node) -> int:
-    """Bytes that are neither inputs nor results: where maxima were, statistics."""
-    out = node.outs[0]
-    if node.op in ("max_pool1d", "max_pool2d", "max_pool3d"):
-        return 8 * out.numel
-    rows = 0
-    if node.op == "layer_norm":
-        rows = 2 * math.prod(out.shape[: -len(node.args[1])])
-    elif node.op == "group_norm":
-        rows = 2 * out.shape[0] * node.args[1]
-    elif node.op.startswith("scaled_dot_product"):
-        rows = math.prod(out.shape[:-1])
-    return rows * out.dtype.itemsize
+def kept(node: Node) -> tuple[Sequence[Value], int]:
+    """Values whose memory an operator keeps for its gradient, and bytes that it keeps besides."""
+    op, data = node.op, node.data
+    if op in KEEPS_RESULT:
+        return node.outs[:1], 0
+    if op in KEEPS_NOTHING or (op in MAY_KEEP_NOTHING and MAY_KEEP_NOTHING[op](node)):
+        return (), 0
+    if not node.allocated and data and node.outs[0].memory is data[0].memory:
+        if op in KEEPS_RESULT_IN_PLACE:
+            return node.outs[:1], 0
+        return (), data[0].nbytes  # the gradient needs what was overwritten, so a copy is made
+    extra = BESIDES[op](node, node.outs[0]) if op in BESIDES else 0
+    return (*data, node.outs[0]) if op in KEEPS_BOTH else data, extra
+
+
+#: Operators whose gradient goes on as it came, to inputs of the same shape.
+PASSES = names("add sub dropout")
 
 
 @dataclass(slots=True)
@@ -114,34 +121,42 @@ class Training:
 def training(trace: Trace) -> Training:
     """Follow the backward pass of a trace."""
     learned = {p for p in trace.parameters if p.trainable}
-    steps: list[tuple[Node, Kept]] = []
-    for node in trace.nodes:
-        if not learned.isdisjoint(node.inputs) and node.op not in FORGETS:
-            learned.update(out for out in node.outs if out.dtype.is_floating_point)
-            steps.append((node, kept(node)))
+    steps: list[tuple[Node, Sequence[Value], int]] = []
     alive: dict[Value, int] = {}  # owners of memory, with the number of operators that keep them
-    extra = dropped(trace)
-    for _, keep in steps:
-        extra += keep.extra
-        for owner in {v.memory for v in keep.values}:
-            alive[owner] = alive.get(owner, 0) + 1
-    total = extra + sum(owner.nbytes for owner in alive)
+    total = dropped(trace)
+    for node in trace.nodes:
+        if learned.isdisjoint(node.inputs) or node.op in FORGETS:
+            continue
+        for out in node.outs:
+            if out.dtype.is_floating_point:
+                learned.add(out)
+        values, extra = kept(node)
+        owners: Sequence[Value] = [v.base or v for v in values]
+        if len(owners) > 1:
+            owners = list(dict.fromkeys(owners))
+        steps.append((node, owners, extra))
+        total += extra
+        for owner in owners:
+            if owner in alive:
+                alive[owner] += 1
+            else:
+                alive[owner] = 1
+                total += owner.nbytes
     backward = Backward(total)
-    for out in trace.root.outs:
-        if out in learned:
-            backward.receive(out, Gradient(out.nbytes, 0))
-    for node, keep in reversed(steps):
-        backward.step(node, [v for v in node.inputs if v in learned and v.source == "computed"])
-        backward.held -= keep.extra
-        for owner in {v.memory for v in keep.values}:
+    backward.begin([out for out in trace.root.outs if out in learned])
+    for node, owners, extra in reversed(steps):
+        backward.step(node, learned)
+        backward.held -= extra
+        for owner in owners:
             alive[owner] -= 1
-            backward.held -= 0 if alive[owner] else owner.nbytes
+            if not alive[owner]:
+                backward.held -= owner.nbytes
     return Training(total, backward.peak)
 
 
 def dropped(trace: Trace) -> int:
     """Bytes of the masks of dropouts, which do nothing in a trace."""
-    calls = [call for call in trace.root.calls() if isinstance(call.module, nn.modules.dropout._DropoutNd)]
+    calls = [call for call in trace.calls if isinstance(call.module, nn.modules.dropout._DropoutNd)]
     return sum(out.nbytes for call in calls for out in call.outs if call.module.p)
 
 
@@ -156,25 +171,34 @@ class Backward:
         self.held, self.flowing, self.peak = held, 0, held
         self.of: dict[Value, Gradient] = {}
 
-    def receive(self, value: Value, gradient: Gradient) -> None:
-        """A gradient arrives at a value, new or shared; one that is there already is added to."""
-        if value in self.of:
-            return
-        if not gradient.holders:
-            self.flowing += gradient.nbytes
-        gradient.holders += 1
-        self.of[value] = gradient
+    def begin(self, ends: Sequence[Value]) -> None:
+        """The gradients of what the network returned."""
+        self.of = {out: Gradient(out.nbytes) for out in ends}
+        self.flowing = sum(out.nbytes for out in self.of)
         self.peak = max(self.peak, self.held + self.flowing)
 
-    def step(self, node: Node, inputs: list[Value]) -> None:
-        """The gradient passes through an operator."""
-        arrived = [self.of.pop(out) for out in node.outs if out in self.of]
+    def step(self, node: Node, learned: Container[Value]) -> None:
+        """The gradient passes through an operator, to those of its inputs that have one.
+
+        It may be the same one, shared; one that is there already is added to.
+        """
+        of = self.of
+        arrived = [of.pop(out) for out in node.outs if out in of]
         if not arrived:
             return
-        through = node.op in ("add", "sub", "dropout") or (node.op in MOVES and not node.allocated)
-        for value in inputs:
-            same = (through and value.shape == node.outs[0].shape) or (through and node.op in MOVES)
-            self.receive(value, arrived[0] if same and len(arrived) == 1 else Gradient(value.nbytes, 0))
+        moves = not node.allocated and node.op in MOVES
+        through = len(arrived) == 1 and (moves or node.op in PASSES)
+        for value in node.data:
+            if value in of or value not in learned:
+                continue
+            if through and (moves or value.shape == node.outs[0].shape):
+                of[value] = arrived[0]
+                arrived[0].holders += 1
+            else:
+                of[value] = Gradient(value.nbytes)
+                self.flowing += value.nbytes
+        if self.held + self.flowing > self.peak:
+            self.peak = self.held + self.flowing
         for gradient in arrived:
             gradient.holders -= 1
             if not gradient.holders:

@@ -96,22 +96,40 @@ def permuted(walk: Walk, node: Node, x: Value, *dims: Any) -> Found:
 
 
 def joined_up(walk: Walk, node: Node, tensors: tuple[Value, ...], dim: int = 0) -> Found:
-    """Tensors one after another; all alike they remain so."""
+    """Tensors one after another."""
     tensors = tuple(t for t in tensors if t.shape != (0,))  # an old custom for starting a list
     dim %= len(node.outs[0].shape)
-    parts = [walk.of.get(t) for t in tensors]
-    first = parts[0]
-    alike = first is not None and all(part == first for part in parts)
-    if first is not None and alike and all(dim not in axis.dims for axis in first):
+    return chained([walk.of.get(t) for t in tensors], [t.shape[dim] for t in tensors], dim)
+
+
+def stacked(walk: Walk, node: Node, tensors: tuple[Value, ...], dim: int = 0) -> Found:
+    """Tensors one after another along a new dimension."""
+    dim %= len(node.outs[0].shape)
+    parts = [
+        None if field is None else tuple(axis.renumbered(lambda d: d + (d >= dim)) for axis in field)
+        for field in map(walk.of.get, tensors)
+    ]
+    return chained(parts, [1] * len(parts), dim)
+
+
+#: Of more results than this along a dimension beside the image, those that see nothing are not told apart.
+MANY = 1 << 16
+
+
+def chained(parts: Sequence[Field | None], sizes: Sequence[int], dim: int) -> Field:
+    """What tensors one after another see; all alike they remain so."""
+    seeing = [part for part in parts if part is not None]
+    first = seeing[0]
+    alike = all(part == first for part in parts) and not any(dim in axis.dims for axis in first)
+    bounds = sum(sizes) > MANY and not any(axis.dims for part in seeing for axis in part)
+    if alike or (bounds and all(part == first for part in seeing)):
         return first
-    sizes = [t.shape[dim] for t in tensors]
     made: dict[Any, Axis] = {}
     chain = []
-    for i in range(len(walk.image)):
+    for i in range(len(seeing[0])):
         axes = [None if part is None else part[i] for part in parts]
-        seeing = [axis for axis in axes if axis is not None]
-        last = {axis.dims[-1:] for axis in seeing}
-        key = tuple((axis.dims[:-1], id(axis.line)) for axis in seeing)
+        last = {part[i].dims[-1:] for part in seeing}
+        key = tuple((part[i].dims[:-1], id(part[i].line)) for part in seeing)
         shared = len(last) == 1 and last.isdisjoint({(), (dim,)})  # as the axes of a square image do
         if not (shared and key in made):
             found = Axis.chained(axes, sizes, dim)
@@ -208,6 +226,7 @@ MOVED: Mapping[str, Rule] = {
     **dict.fromkeys(names("pad constant_pad_nd reflection_pad1d reflection_pad2d reflection_pad3d"), padded),
     **dict.fromkeys(names("replication_pad1d replication_pad2d replication_pad3d"), padded),
     **dict.fromkeys(names("index index_select gather take_along_dim repeat_interleave"), indexed),
+    "stack": stacked,
     "unsafe_split_with_sizes": parted,
     "copy": copied,
     "slice": sliced,

@@ -69,6 +69,25 @@ def windowed(walk: Walk, node: Node, x: Value, *_: Any, **__: Any) -> Field:
     return field
 
 
+def located(walk: Walk, node: Node, x: Value, *_: Any, **__: Any) -> Field:
+    """A maximum pooling that says where the maxima were, for an unpooling to come."""
+    walk.located[node.outs[1]] = node
+    return windowed(walk, node, x)
+
+
+def unpooled(walk: Walk, node: Node, x: Value, places: Value, size: Any) -> Found:
+    """Each number goes back to where its maximum was, which may be anywhere in the window."""
+    pooling = walk.located.get(places)
+    found = None if pooling is None else geometry(pooling)
+    if x not in walk.of or found is None:
+        return walk.everything((x,))
+    field, first = walk.of[x], len(x.shape) - len(found.kernel)
+    settings = zip(found.kernel, found.stride, found.padding, found.dilation, strict=True)
+    for dim, setting in enumerate(settings, start=first):
+        field = along(field, dim, Line.transposed, node.outs[0].shape[dim], *setting)
+    return field
+
+
 def adaptive(walk: Walk, node: Node, x: Value, size: Any) -> Found:
     """Bins over the image; a single bin reads it all."""
     rank = len(each(size, 1))
@@ -241,7 +260,8 @@ RULES: Mapping[str, Rule] = {
     **dict.fromkeys(names("conv1d conv2d conv3d convolution _convolution"), convolution),
     **dict.fromkeys(names("conv_transpose1d conv_transpose2d conv_transpose3d"), convolution),
     **dict.fromkeys(names("max_pool1d max_pool2d max_pool3d avg_pool1d avg_pool2d avg_pool3d"), windowed),
-    **dict.fromkeys(names("max_pool2d_with_indices max_pool3d_with_indices"), windowed),
+    **dict.fromkeys(names("max_pool2d_with_indices max_pool3d_with_indices"), located),
+    **dict.fromkeys(names("max_unpool2d max_unpool3d"), unpooled),
     **dict.fromkeys(names("adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d"), adaptive),
     **dict.fromkeys(names("adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d"), adaptive),
     **dict.fromkeys(names("upsample_nearest1d upsample_nearest2d upsample_nearest3d"), interpolation),
@@ -264,6 +284,7 @@ RULES: Mapping[str, Rule] = {
     **dict.fromkeys(names("tril triu"), beside),
     **dict.fromkeys(names("grid_sampler grid_sampler_2d grid_sampler_3d deform_conv2d"), everything),
     **dict.fromkeys(names("roi_align roi_pool ps_roi_align index_put scatter as_strided"), everything),
+    **dict.fromkeys(names("scatter_add scatter_reduce index_add index_copy searchsorted"), everything),
     **dict.fromkeys(names("mv dot vdot inner bilinear cdist _cdist_forward"), everything),
     "_adaptive_avg_pool2d": adaptive,
     "_upsample_nearest_exact2d": interpolation,

@@ -62,8 +62,7 @@ def fields(trace: Trace, *, image: str | None = None, context: bool = True) -> F
     walk = Walk(RULES, sizes, context=context)
     lines = {size: Line.image(size) for size in sizes}  # axes of one size share a line, and all that follows
     walk.of[value] = tuple(Axis((a,), lines[n]) for a, n in zip(axes, sizes, strict=True))
-    for node in trace.nodes:
-        walk.visit(node)
+    walk.follow(trace.nodes)
     return Fields(value, axes, sizes, walk.of, walk.unknown, walk.has_context)
 
 

@@ -3,36 +3,27 @@
 from __future__ import annotations
 
 import math
-import weakref
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._C import _DisableTorchDispatch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from cnnkit.inspect import counts, reads, shapes
-from cnnkit.inspect.failure import TraceError
-from cnnkit.inspect.graph import SMALL, Call, Node, Source, Value, values_in
+from cnnkit.inspect.graph import DATA, SMALL, Call, Node, Value, data_in, values_in
 from cnnkit.inspect.operators import FORGETS, OVERLAY, Operator, operator
+from cnnkit.inspect.shortcuts import Shortcut
+from cnnkit.inspect.tensors import Seen, Tensors
 
 META = torch.device("meta")
 CPU = torch.device("cpu")
-#: Parameters of lazy modules before their first call.
-UNSHAPED: frozenset[type] = frozenset({nn.parameter.UninitializedParameter})
 #: Composite operators that are kept whole: somebody here has a rule for them.
 KNOWN = FORGETS | counts.RULES.keys() | reads.RULES.keys()
-#: Types of arguments that hold no tensor.
-PLAIN = frozenset({int, float, bool, type(None), str, torch.dtype, torch.device, torch.layout})
-
-
-class Seen(weakref.ref[Tensor]):
-    """A weak reference to a tensor, with the key that it is known by."""
-
-    __slots__ = ("key",)
-
-    key: int
+#: No keyword arguments.
+NOTHING: dict[str, Any] = {}
 
 
 def hollow(x: Any) -> Any:
@@ -47,7 +38,7 @@ def place(tensor: Tensor) -> tuple[tuple[int, ...], tuple[int, ...], int]:
     return tuple(tensor.shape), tensor.stride(), int(tensor.storage_offset())
 
 
-class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class Recorder(Tensors, TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Writes down what the operators do while the network runs.
 
     Args:
@@ -56,90 +47,18 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """
 
     def __init__(self, rules: Mapping[Any, shapes.Rule], *, real: bool) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.rules, self.real = rules, real
         self.nodes: list[Node] = []
-        self.parameters: list[Value] = []
+        self.calls: list[Call] = []
         self.notes: list[str] = []
         self.call = Call("", nn.Identity())
-        self.alive = self.peak = 0
-        self.values: dict[int, Value] = {}
         self.operators: dict[int, Operator] = {}
         self.stand_ins: dict[int, tuple[Value, Tensor]] = {}
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
         return False  # the wrapper that skips it would import the compiler: two seconds
-
-    # -- what is known of a tensor ---------------------------------------------------------------------------
-
-    def meet(self, path: str, module: nn.Module) -> None:
-        """Learn a module's parameters by name, each once."""
-        values = self.values
-        for name, tensor in module._parameters.items():
-            if tensor is not None and id(tensor) not in values:
-                if type(tensor) in UNSHAPED:
-                    kind = type(module).__name__
-                    raise TraceError(f"layer {path!r} ({kind}) has no shape yet: run the network once before")
-                full = f"{path}.{name}" if path else name
-                value = Value(
-                    tensor.shape, tensor.dtype, tensor.nbytes, "parameter", full, tensor.requires_grad
-                )
-                values[id(tensor)] = value
-                self.parameters.append(value)
-
-    def adopt(self, tensor: Tensor, source: Source, name: str = "") -> Value:
-        """Take note of a tensor that no recorded operator made."""
-        value = Value(tensor.shape, tensor.dtype, tensor.nbytes, source, name)
-        if source == "input":
-            self.allocate(value.nbytes)
-        elif not tensor.is_meta and value.nbytes <= SMALL:
-            value.constant = tensor
-        self.enter(tensor, value)
-        return value
-
-    def enter(self, tensor: Tensor, value: Value) -> None:
-        """Know a tensor until it dies."""
-        ref = Seen(tensor, self._forget)
-        ref.key = id(tensor)
-        value.tensor = ref
-        (value.base or value).users += 1
-        self.values[ref.key] = value
-
-    def _forget(self, ref: Seen) -> None:
-        value = self.values.pop(ref.key, None)
-        if value is None:  # the trace is over
-            return
-        value.tensor = None
-        owner = value.base or value
-        owner.users -= 1
-        if not owner.users and owner.source in ("computed", "input"):
-            self.alive -= owner.nbytes
-
-    def release(self) -> None:
-        """Let go of the tensors, so that nothing refers to itself."""
-        for value in self.values.values():
-            value.tensor = None
-        self.values.clear()
-
-    def allocate(self, nbytes: int) -> None:
-        """Count new memory."""
-        self.alive += nbytes
-        if self.alive > self.peak:
-            self.peak = self.alive
-
-    def lift(self, arg: Any) -> Any:
-        """An argument with values in place of tensors."""
-        kind = type(arg)
-        if kind in PLAIN:
-            return arg
-        if kind is list or kind is tuple:
-            return tuple([self.lift(a) for a in arg])
-        if isinstance(arg, Tensor):
-            return self.values.get(id(arg)) or self.adopt(arg, "constant")
-        return arg
-
-    # -- operators -------------------------------------------------------------------------------------------
 
     def operator(self, func: Any) -> Operator:
         """What is known of an operator that was not met before."""
@@ -152,53 +71,69 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         op = self.operators.get(id(func)) or self.operator(func)
         kwargs = kwargs or {}
         if op.shape is not None:
-            first = args[0]
-            known = self.values.get(id(first[0] if type(first) is list else first))
-            if known is not None and known.constant is None:
-                lifted = tuple([self.lift(a) for a in args])
-                out = self.answer(op, args, kwargs, lifted, values_in(lifted))
-                if out is not None:
-                    return out
+            out = self._ruled(op, args, kwargs)
+            if out is not None:
+                return out
         if op.composite:
             with self:
                 return func.decompose(*args, **kwargs)
         return self._ask(op, args, kwargs)
 
-    def answer(
+    def quick(self, call: Call, x: Any, short: Shortcut) -> Tensor | None:
+        """The result of a module that is one operator with a rule, or None."""
+        seen = self.values.get(id(x))
+        if seen is None or seen.constant is not None:
+            return None
+        found = short(call.module, x, seen, self.of)
+        if found is None:
+            return None
+        func, shape, args, inputs = found
+        op = self.operators.get(id(func)) or self.operator(func)
+        return self._made(op, call, x, seen.dtype, shape, args, NOTHING, inputs)
+
+    def _ruled(self, op: Operator, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
+        """The result of an operator whose shape there is a rule for; None where the rule does not know."""
+        first = args[0][0] if type(args[0]) is list else args[0]
+        seen = self.values.get(id(first))
+        if seen is None or seen.constant is not None or op.shape is None:
+            return None
+        lifted = tuple([self.lift(arg) for arg in args])
+        shape = op.shape(*args, **kwargs)
+        if shape is None or (op.mutates and shape != first.shape):
+            return None
+        return self._made(op, self.call, first, seen.dtype, shape, lifted, kwargs, values_in(lifted))
+
+    def _made(
         self,
         op: Operator,
+        call: Call,
+        first: Tensor,
+        dtype: torch.dtype,
+        shape: tuple[int, ...],
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
-        lifted: tuple[Any, ...],
         inputs: tuple[Value, ...],
-    ) -> Tensor | None:
-        """The result of an operator whose shape there is a rule for; None where the rule does not know.
-
-        Args:
-            op: the operator.
-            args: its arguments.
-            kwargs: its keyword arguments, none of them a tensor.
-            lifted: its arguments with values in place of tensors.
-            inputs: those values.
-        """
-        shape = None if op.shape is None else op.shape(*args, **kwargs)
-        if shape is None:
-            return None
-        first: Tensor = args[0][0] if type(args[0]) is list else args[0]
+    ) -> Tensor:
+        """A new tensor for the result of an operator, or its first argument where it writes to that."""
         if op.mutates:
-            if shape != first.shape:
-                return None
-            self._write(op, lifted, kwargs, inputs, first)
+            self._write(op, call, args, kwargs, inputs, first)
+            call.outs = (self.values[id(first)],)
             return first
-        dtype = first.dtype
-        out = torch.empty(shape, dtype=dtype, device=META)
-        size = math.prod(shape) * dtype.itemsize
+        with _DisableTorchDispatch():
+            out = torch.empty(shape, dtype=dtype, device=META)
+        numel = math.prod(shape)
+        size = numel * dtype.itemsize
         self.alive += size
         if self.alive > self.peak:
             self.peak = self.alive
-        value = Value(shape, dtype, size)
-        self.enter(out, value)
-        self._note(op, lifted, kwargs, inputs, (value,), size)
+        ref = Seen(out, self._forget)
+        ref.key = key = id(out)
+        self.values[key] = value = Value(shape, dtype, numel, size, "computed", "", False, None, None, ref, 1)
+        call.outs = outs = (value,)
+        data = data_in(inputs)
+        node = Node(op.name, op.func, op.pointwise, args, kwargs, inputs, data, outs, call.path, size)
+        self.nodes.append(node)
+        call.items.append(node)
         return out
 
     def _ask(self, op: Operator, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -214,9 +149,9 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if id(tensor) in self.values:
                 written = tensor if op.mutates else None
                 continue
-            value = Value(tensor.shape, tensor.dtype, tensor.nbytes)
+            value = Value(tensor.shape, tensor.dtype, tensor.numel(), tensor.nbytes)
             owner = self._owner(tensor, args) if op.aliases else None
-            if owner is not None and owner.source in ("computed", "input"):
+            if owner is not None and owner.source in DATA:
                 value.base = owner
             elif owner is not None:  # a view of a parameter is no activation
                 value.source = "constant"
@@ -232,9 +167,9 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             where = self.call.path or "the network itself"
             self.notes.append(f"numbers leave the graph in {where!r}; what is made of them is not followed")
         if written is not None:
-            self._write(op, lifted, lifted_kwargs, inputs, written)
+            self._write(op, self.call, lifted, lifted_kwargs, inputs, written)
         elif fresh:
-            self._note(op, lifted, lifted_kwargs, inputs, tuple(fresh), size)
+            self._note(op, self.call, lifted, lifted_kwargs, inputs, tuple(fresh), size)
         return out
 
     def _placed(
@@ -273,36 +208,45 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return None
 
     def _write(
-        self, op: Operator, args: Any, kwargs: dict[str, Any], inputs: tuple[Value, ...], tensor: Tensor
+        self,
+        op: Operator,
+        call: Call,
+        args: Any,
+        kwargs: dict[str, Any],
+        inputs: tuple[Value, ...],
+        tensor: Tensor,
     ) -> None:
         """An operator that wrote to a tensor: it and all views of its memory get new values."""
         old = self.values[id(tensor)]
         new = self._renew(tensor, old)
-        new.constant = old.constant
-        self._note(op, args, kwargs, inputs, (new,), 0)
-        owner = old.memory
+        self._note(op, call, args, kwargs, inputs, (new,), 0)
+        owner = old.base or old
         if owner.users > 1:
             for before in [v for v in self.values.values() if v.memory is owner and v is not new]:
                 view = before.tensor()
                 after = self._renew(view, before)
                 args = (before, new, place(view), place(tensor))
-                self._note(OVERLAY, args, {}, (before, new), (after,), 0)
+                self._note(OVERLAY, call, args, {}, (before, new), (after,), 0)
 
     def _renew(self, tensor: Tensor, old: Value) -> Value:
-        value = Value(old.shape, old.dtype, old.nbytes, base=old.memory, tensor=old.tensor)
-        self.values[id(tensor)], old.tensor = value, None
+        memory, ref = old.base or old, old.tensor
+        self.values[id(tensor)] = value = Value(
+            old.shape, old.dtype, old.numel, old.nbytes, "computed", "", False, memory, old.constant, ref
+        )
+        old.tensor = None
         return value
 
     def _note(
         self,
         op: Operator,
+        call: Call,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         inputs: tuple[Value, ...],
         outs: tuple[Value, ...],
         size: int,
     ) -> None:
-        call = self.call
-        node = Node(op.name, op.func, op.pointwise, args, kwargs, inputs, outs, call.path, size)
+        data = data_in(inputs)
+        node = Node(op.name, op.func, op.pointwise, args, kwargs, inputs, data, outs, call.path, size)
         self.nodes.append(node)
         call.items.append(node)

@@ -8,8 +8,6 @@ from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from jinja2 import Environment, PackageLoader
-
 from cnnkit.inspect.geometry import Geometry, geometry
 from cnnkit.inspect.published import Published
 from cnnkit.inspect.spans import Span
@@ -62,39 +60,61 @@ def field(spans: Sequence[Span]) -> str:
     return axes(spans) if spans else ""
 
 
+def placed(row: Row, what: str) -> str:
+    """Jump or centre of a receptive field, without global context where that differs."""
+    return axes([number(getattr(span, what)) for span in row.local or row.spans]) if row.spans else ""
+
+
 class Column(NamedTuple):
-    """One column of the text.
+    """One column of the table.
 
     Attributes:
         title: its heading.
         cell: what stands in it.
         rank: the greater, the sooner it is left out where there is no room.
-        right: whether it is aligned to the right.
+        told: what it is, in a sentence.
+        is_word: whether it holds words, which begin at the left.
+        adds_up: whether there is a total.
     """
 
     title: str
     cell: Callable[[Row], str]
     rank: int
-    right: bool = True
+    told: str
+    is_word: bool = False
+    adds_up: bool = False
 
 
 COLUMNS = (
-    Column("layer", lambda r: r.path or ".", 0, False),
-    Column("kind", lambda r: r.kind, 0, False),
-    Column("window", settings, 1, False),
-    Column("output", output, 0),
-    Column("params", lambda r: f"{r.params:,}" if r.params else "", 0),
-    Column("MACs", lambda r: short(r.macs) if r.macs else "", 0),
-    Column("FLOPs", lambda r: short(r.flops) if r.flops else "", 5),
-    Column("other", lambda r: short(r.other) if r.other else "", 4),
-    Column("memory", lambda r: short(r.activations, "B") if r.activations else "", 3),
-    Column("traffic", lambda r: short(r.moved, "B") if r.moved else "", 7),
-    Column("op/B", lambda r: f"{r.intensity:.1f}" if r.moved else "", 6),
-    Column("field", lambda r: field(r.spans), 1),
-    Column("local", lambda r: field(r.local), 2),
-    Column("jump", lambda r: axes([number(s.jump) for s in r.local or r.spans]) if r.spans else "", 2),
-    Column("centre", lambda r: axes([number(s.centre) for s in r.local or r.spans]) if r.spans else "", 6),
-    Column("note", lambda r: r.note, 4, False),
+    Column(
+        "layer", lambda r: r.path or ".", 0, "the module's name; of an operator the module it is in", True
+    ),
+    Column("kind", lambda r: r.kind, 0, "the module's class, or the operator", True),
+    Column("window", settings, 1, "kernel, /stride, p padding, d dilation, g groups", True),
+    Column("output", output, 0, "shape without the batch"),
+    Column(
+        "params",
+        lambda r: f"{r.params:,}" if r.params else "",
+        0,
+        "parameters not counted above",
+        False,
+        True,
+    ),
+    Column("MACs", lambda r: short(r.macs) if r.macs else "", 0, "multiply-adds", False, True),
+    Column("FLOPs", lambda r: short(r.flops) if r.flops else "", 5, "two for each multiply-add", False, True),
+    Column("other", lambda r: short(r.other) if r.other else "", 4, "all other operations", False, True),
+    Column(
+        "memory", lambda r: short(r.activations, "B") if r.activations else "", 3, "new memory", False, True
+    ),
+    Column(
+        "traffic", lambda r: short(r.moved, "B") if r.moved else "", 7, "bytes read and written", False, True
+    ),
+    Column("op/B", lambda r: f"{r.intensity:.1f}" if r.moved else "", 6, "operations a byte", False, True),
+    Column("field", lambda r: field(r.spans), 1, "pixels that a unit sees along an axis"),
+    Column("local", lambda r: field(r.local), 2, "the same without global context"),
+    Column("jump", lambda r: placed(r, "jump"), 2, "pixels from one unit's field to the next one's"),
+    Column("centre", lambda r: placed(r, "centre"), 6, "pixel in the middle of the first unit's field"),
+    Column("note", lambda r: r.note, 4, "what is unusual", True),
 )
 
 
@@ -131,7 +151,7 @@ def text(made: Table, published: Sequence[Published] = (), *, width: int = 200) 
     rows = [*made.rows, made.total]
     cells = {c: [c.cell(row) if i < len(rows) - 1 else "" for i, row in enumerate(rows)] for c in COLUMNS}
     for column in COLUMNS:
-        if column.title in ("params", "MACs", "FLOPs", "other", "memory", "traffic", "op/B"):
+        if column.adds_up:
             cells[column][-1] = column.cell(made.total)
     shown = [c for c in COLUMNS if any(cells[c])]
     while len(shown) > 2 and sum(max(map(len, [c.title, *cells[c]])) + 2 for c in shown) > width:
@@ -140,7 +160,7 @@ def text(made: Table, published: Sequence[Published] = (), *, width: int = 200) 
         title=made.name, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False
     )
     for column in shown:
-        grid.add_column(column.title, justify="right" if column.right else "left", no_wrap=True)
+        grid.add_column(column.title, justify="left" if column.is_word else "right", no_wrap=True)
     for i in range(len(rows)):
         line = [Text(cells[c][i]) for c in shown]
         if i == len(made.rows):
@@ -254,24 +274,3 @@ def _flat(line: dict[str, Any]) -> dict[str, Any]:
         else:
             found[key] = "" if value is None else value
     return found
-
-
-def as_html(made: Table, published: Sequence[Published] = ()) -> str:
-    """A page that needs nothing else to open; its rows fold by module."""
-    shown = [c for c in COLUMNS if any(c.cell(row) for row in made.rows)]
-    template = Environment(loader=PackageLoader("cnnkit", "inspect"), autoescape=True).get_template(
-        "table.html"
-    )
-    rows = [([(c.cell(row), c.right) for c in shown], row.level) for row in made.rows]
-    total = [c.cell(made.total) if c.title in TOTALLED else "" for c in shown]
-    return template.render(
-        name=made.name,
-        columns=shown,
-        rows=rows,
-        total=total,
-        lines=[line.split(None, 1) for line in summary(made, published)],
-    )
-
-
-#: Columns that add up.
-TOTALLED = frozenset({"params", "MACs", "FLOPs", "other", "memory", "traffic", "op/B"})

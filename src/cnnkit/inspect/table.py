@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from operator import attrgetter
@@ -14,8 +15,7 @@ from cnnkit.inspect.graph import Call, Node, Trace, Value
 from cnnkit.inspect.memory import Training, moved, training
 from cnnkit.inspect.receptive import Fields, fields
 from cnnkit.inspect.spans import Span, spans
-from cnnkit.inspect.trace import uncollected
-from cnnkit.inspect.walk import Field
+from cnnkit.inspect.trace import trace, uncollected
 
 
 @dataclass(slots=True)
@@ -23,12 +23,8 @@ class Row:
     """One line of the table: a module call, or an operator that a module dispatched beside its modules.
 
     Attributes:
-        path: name of the module; of the module that dispatched it for an operator.
-        kind: class of the module, or name of the operator.
+        source: the call or the operator.
         level: how deep in the tree, from 0 for the network.
-        module: the module; None for an operator.
-        nodes: its operators.
-        outs: what it returned.
         params: parameters that no row above has used.
         trainable: those of them that require a gradient.
         macs: multiply-adds of convolutions, linear layers and matrix products.
@@ -40,12 +36,8 @@ class Row:
         note: what is unusual, in a word or two.
     """
 
-    path: str
-    kind: str
+    source: Call | Node
     level: int
-    module: nn.Module | None
-    nodes: list[Node]
-    outs: tuple[Value, ...]
     params: int = 0
     trainable: int = 0
     macs: int = 0
@@ -55,6 +47,32 @@ class Row:
     spans: tuple[Span, ...] = ()
     local: tuple[Span, ...] = ()
     note: str = ""
+
+    @property
+    def path(self) -> str:
+        """Name of the module; of the module that dispatched it for an operator."""
+        return self.source.path
+
+    @property
+    def module(self) -> nn.Module | None:
+        """The module; None for an operator."""
+        return self.source.module if isinstance(self.source, Call) else None
+
+    @property
+    def kind(self) -> str:
+        """Class of the module, or name of the operator."""
+        source = self.source
+        return type(source.module).__name__ if isinstance(source, Call) else source.op
+
+    @property
+    def nodes(self) -> list[Node]:
+        """Its operators."""
+        return list(self.source.nodes()) if isinstance(self.source, Call) else [self.source]
+
+    @property
+    def outs(self) -> tuple[Value, ...]:
+        """What it returned."""
+        return self.source.outs
 
     @property
     def flops(self) -> int:
@@ -92,9 +110,8 @@ class Table:
     @cached_property
     def total(self) -> Row:
         """The sum of the rows."""
-        root = self.trace.root
         sums = {name: sum(map(attrgetter(name), self.rows)) for name in ADDITIVE}
-        return Row("", "total", 0, root.module, [], root.outs, **sums)
+        return Row(self.trace.root, 0, **sums)
 
     @cached_property
     def training(self) -> Training:
@@ -106,25 +123,37 @@ class Table:
 ADDITIVE = ("params", "trainable", "macs", "other", "activations", "moved")
 
 
-def table(trace: Trace, *, depth: int | None = None, image: str | None = None, name: str = "") -> Table:
+def table(traced: Trace, *, depth: int | None = None, image: str | None = None, name: str = "") -> Table:
     """All figures of a trace.
 
     Args:
-        trace: the trace.
+        traced: the trace.
         depth: modules below this level are summed up; None shows every module that does something.
         image: the input in which receptive fields are measured, if not the first that looks like an image.
         name: of the network; its class if empty.
     """
     with uncollected():
-        found = fields(trace, image=image)
-        local = fields(trace, image=image, context=False) if found is not None and found.has_context else None
-        builder = Builder(trace, found, local)
+        found = fields(traced, image=image)
+        local = (
+            fields(traced, image=image, context=False) if found is not None and found.has_context else None
+        )
+        builder = Builder(traced, found, local)
         rows: list[Row] = []
-        builder.fill(rows, trace.root, 0, depth)
-        rows += builder.unused(trace, depth)
-    longest = max([builder.ways.get(out, 0) for out in trace.root.outs], default=0)
-    name = name or type(trace.root.module).__name__
-    return Table(name, trace, found, rows, builder.uncounted, longest, builder.weighted)
+        builder.fill(rows, traced.root, 0, depth)
+        rows += builder.unused(traced, depth)
+    longest = max([builder.ways.get(out, 0) for out in traced.root.outs], default=0)
+    name = name or type(traced.root.module).__name__
+    return Table(name, traced, found, rows, builder.uncounted, longest, builder.weighted)
+
+
+def macs(module: nn.Module, /, *inputs: Any, **keywords: Any) -> int:
+    """Multiply-adds of convolutions, linear layers and matrix products in one forward pass; biases are none.
+
+    Raises:
+        TraceError: the network cannot be traced with these inputs.
+    """
+    found = [cost(node) for node in trace(module, *inputs, **keywords).nodes]
+    return sum(each.macs for each in found if each is not None)
 
 
 class Builder:
@@ -137,39 +166,30 @@ class Builder:
         learned: parameters that have been used, and what was computed from parameters alone.
     """
 
-    def __init__(self, trace: Trace, found: Fields | None, local: Fields | None) -> None:
+    def __init__(self, traced: Trace, found: Fields | None, local: Fields | None) -> None:
         self.fields, self.local = found, local
         self.of = {} if found is None else found.of
         self.seen: dict[tuple[int, int], tuple[tuple[Span, ...], tuple[Span, ...]]] = {}
         self.uncounted: dict[str, int] = {}
         self.weighted = 0
-        self.ways = dict.fromkeys(trace.inputs, 0)
+        self.ways = dict.fromkeys(traced.inputs, 0)
         self.learned: set[Value] = set()
 
     def fill(self, rows: list[Row], call: Call, level: int, depth: int | None) -> None:
         """Append the rows of a module call."""
-        if level == depth or call.is_leaf:
-            nodes: Any = call.items if call.is_leaf else list(call.nodes())
-            rows.append(self.row(call.path, type(call.module).__name__, level, call.module, nodes, call.outs))
+        if call.is_leaf or level == depth:
+            rows.append(self.row(call, level, call.items if call.is_leaf else call.nodes()))
             return
         level += 1
         for item in call.items:
-            if isinstance(item, Node):
-                row = self.row(call.path, item.op, level, None, [item], item.outs)
+            if type(item) is Call:
+                self.fill(rows, item, level, depth)
+            else:
+                row = self.row(item, level, (item,))
                 if row.params or row.macs or row.other or row.activations:
                     rows.append(row)
-            else:
-                self.fill(rows, item, level, depth)
 
-    def row(
-        self,
-        path: str,
-        kind: str,
-        level: int,
-        module: nn.Module | None,
-        nodes: list[Node],
-        outs: tuple[Value, ...],
-    ) -> Row:
+    def row(self, source: Call | Node, level: int, nodes: Iterable[Any]) -> Row:
         """One row with all its figures."""
         macs = other = activations = traffic = params = trainable = 0
         note, ways, learned = "", self.ways, self.learned
@@ -178,39 +198,43 @@ class Builder:
             if found is None:
                 found = FREE
                 self.uncounted[node.op] = self.uncounted.get(node.op, 0) + 1
-            macs += found.macs
-            other += found.other
+            products, rest = found
+            macs += products
+            other += rest
             activations += node.allocated
             traffic += moved(node)
             way, weighs = -1, False
             for value in node.inputs:
                 if value in ways:
-                    way = max(way, ways[value])
+                    if ways[value] > way:
+                        way = ways[value]
                 elif value in learned:
                     weighs = True
-                    note = "shared" if value.source == "parameter" else note
+                    if value.source == "parameter":
+                        note = "shared"
                 elif value.source == "parameter":
                     weighs = True
                     learned.add(value)
-                    params += value.numel
-                    trainable += value.numel if value.trainable else 0
+                    numel = value.numel
+                    params += numel
+                    if value.trainable:
+                        trainable += numel
             if way >= 0:
-                if weighs and found.macs:
+                if weighs and products:
                     way += 1
                     self.weighted += 1
                 for out in node.outs:
                     ways[out] = way
             elif weighs:
                 learned.update(node.outs)
-        field = self.of.get(outs[0]) if outs else None
-        full, local = ((), ()) if field is None else self.spans(outs[0], field)
-        return Row(
-            *(path, kind, level, module, nodes, outs, params, trainable),
-            *(macs, other, activations, traffic, full, local, note),
-        )
+        full, local = self.spans(source.outs[0]) if source.outs else ((), ())
+        return Row(source, level, params, trainable, macs, other, activations, traffic, full, local, note)
 
-    def spans(self, value: Value, field: Field) -> tuple[tuple[Span, ...], tuple[Span, ...]]:
+    def spans(self, value: Value) -> tuple[tuple[Span, ...], tuple[Span, ...]]:
         """The receptive field of a value, with global context and, where that differs, without."""
+        field = self.of.get(value)
+        if field is None:
+            return (), ()
         bare = None if self.local is None else self.local.of.get(value)
         key = id(field), id(bare)
         if key not in self.seen:
@@ -218,14 +242,15 @@ class Builder:
             self.seen[key] = full, local if local != full else ()
         return self.seen[key]
 
-    def unused(self, trace: Trace, depth: int | None) -> list[Row]:
+    def unused(self, traced: Trace, depth: int | None) -> list[Row]:
         """A row for each module with parameters that nothing used."""
         found: dict[str, Row] = {}
-        for value in trace.parameters:
+        for value in traced.parameters:
             if value not in self.learned:
                 names = value.name.split(".")[:-1][:depth]
                 path = ".".join(names)
-                row = found.setdefault(path, Row(path, "parameters", len(names), None, [], ()))
+                module = traced.root.module.get_submodule(path)
+                row = found.setdefault(path, Row(Call(path, module), len(names)))
                 row.params += value.numel
                 row.trainable += value.numel if value.trainable else 0
                 row.note = "never used"

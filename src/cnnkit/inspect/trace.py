@@ -19,6 +19,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import _has_any_global_hook
+from torch.overrides import _get_current_function_mode_stack
+from torch.utils._device import DeviceContext
 from torch.utils._pytree import tree_leaves, tree_map
 
 from cnnkit.inspect import shapes
@@ -62,12 +65,26 @@ def trace(
     else:
         inputs, keywords = tree_map(hollow, (inputs, keywords))
     given = greet(recorder, module, inputs, keywords)
-    with LOCK, uncollected(), unfused(), watching(recorder, module), torch.inference_mode(), recorder:
+    with (
+        LOCK,
+        uncollected(),
+        unfused(),
+        surveyed(recorder, module) as known,
+        undone(known),
+        watching(recorder, known),
+        torch.inference_mode(),
+        recorder,
+    ):
         module(*inputs, **keywords)
     recorder.release()
-    (root,) = (item for item in recorder.call.items if isinstance(item, Call))
     return Trace(
-        root, recorder.nodes, given, recorder.parameters, recorder.peak, list(dict.fromkeys(recorder.notes))
+        root=recorder.calls[0],
+        nodes=recorder.nodes,
+        calls=recorder.calls,
+        inputs=given,
+        parameters=recorder.parameters,
+        peak=recorder.peak,
+        notes=list(dict.fromkeys(recorder.notes)),
     )
 
 
@@ -121,7 +138,7 @@ def greet(recorder: Recorder, module: nn.Module, inputs: Any, keywords: Mapping[
     """Learn the inputs by the names of the arguments that they are given for."""
     try:
         named = inspect.signature(module.forward).bind(*inputs, **keywords).arguments
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise explain(error, "", module, (), real=recorder.real) from error
     found = []
     for name, given in named.items():
@@ -131,43 +148,84 @@ def greet(recorder: Recorder, module: nn.Module, inputs: Any, keywords: Mapping[
     return found
 
 
+#: Of a module: its path, how to answer for it, and its forward, where that is all that its call does.
+Known = tuple[str, Shortcut | None, Callable[..., Any] | None]
+
+
 @contextmanager
-def watching(recorder: Recorder, module: nn.Module) -> Iterator[None]:
-    """Every call of a module of the network opens a `Call`, in evaluation mode.
+def surveyed(recorder: Recorder, module: nn.Module) -> Iterator[dict[int, Known]]:
+    """What to know of each module by its id; meanwhile all are in evaluation mode."""
+    training: list[nn.Module] = []
+    try:
+        yield survey(recorder, module, training)
+    finally:
+        for part in training:
+            part.__dict__["training"] = True
+
+
+def survey(recorder: Recorder, module: nn.Module, training: list[nn.Module]) -> dict[int, Known]:
+    """What to know of each module. Where somebody listens to functions or modules, all of them are run.
+
+    Args:
+        recorder: learns the parameters.
+        module: the network.
+        training: gets the modules that were in training mode.
+    """
+    modes = _get_current_function_mode_stack()  # type: ignore[no-untyped-call]
+    listened: bool = _has_any_global_hook()  # type: ignore[no-untyped-call]
+    heard = listened or any(not isinstance(mode, DeviceContext) for mode in modes)
+    shortcuts = SHORTCUTS if recorder.rules and not heard else {}
+    known: dict[int, Known] = {}
+    found, met = [("", module)], {id(module)}
+    for path, part in found:  # grows meanwhile, a parent before its children
+        own = part.__dict__
+        short = shortcuts.get(type(part))
+        if listened or own["_forward_hooks"] or own["_forward_pre_hooks"]:
+            known[id(part)] = path, None, None
+        elif "_orig_mod" in own["_modules"]:  # compiled, which a trace has to see through
+            known[id(part)] = path, None, own["_modules"]["_orig_mod"]
+        elif short is None or "forward" in own:
+            known[id(part)] = path, None, part.forward
+        else:
+            known[id(part)] = path, short, None
+        if own.get("training"):
+            training.append(part)
+            own["training"] = False
+        if own["_parameters"]:
+            recorder.meet(path, part, own["_parameters"])
+        if own["_modules"]:
+            before = path and path + "."
+            for name, child in own["_modules"].items():
+                if child is not None and id(child) not in met:
+                    met.add(id(child))
+                    found.append((before + name, child))
+    return known
+
+
+@contextmanager
+def watching(recorder: Recorder, known: Mapping[int, Known]) -> Iterator[None]:
+    """Every call of a module of the network opens a `Call`.
 
     `nn.Module.__call__` is exchanged meanwhile, as torch.fx does; modules of other networks pass through.
-    What a module writes into itself while it runs (caches, mostly) is undone.
     """
-    known: dict[int, tuple[str, Shortcut | None]] = {}
-    training = []
-    for path, part in tree(module):
-        state = part.__dict__
-        short = SHORTCUTS.get(type(part)) if recorder.rules and "forward" not in state else None
-        hooked = state["_forward_hooks"] or state["_forward_pre_hooks"]
-        known[id(part)] = path, None if hooked else short
-        if state["_parameters"]:
-            recorder.meet(path, part)
-        if state["training"]:
-            training.append(part)
-            state["training"] = False
-    written: list[tuple[nn.Module, str, Any]] = []
-    call_of, write_to = nn.Module.__call__, nn.Module.__setattr__
+    call_of, quick = nn.Module.__call__, recorder.quick
 
     def called(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
         entry = known.get(id(self))
         if entry is None:
             return call_of(self, *args, **kwargs)
-        path, short = entry
-        call, outer = Call(path, self), recorder.call
+        path, short, forward = entry
+        outer = recorder.call
+        recorder.call = call = Call(path, self)
+        recorder.calls.append(call)
         outer.items.append(call)
         outer.is_leaf = False
-        recorder.call = call
         try:
-            out = None
             if short is not None and len(args) == 1 and not kwargs:
-                out = single(recorder, self, args[0], short)
-            if out is None:
-                out = call_of(self, *args, **kwargs)
+                out = quick(call, args[0], short)
+                if out is not None:
+                    return out
+            out = call_of(self, *args, **kwargs) if forward is None else forward(*args, **kwargs)
         except TraceError:
             raise
         except Exception as error:
@@ -180,35 +238,31 @@ def watching(recorder: Recorder, module: nn.Module) -> Iterator[None]:
             call.outs = tuple([recorder.lift(x) for x in tree_leaves(out) if isinstance(x, Tensor)])
         return out
 
+    nn.Module.__call__ = called  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        nn.Module.__call__ = call_of  # type: ignore[method-assign]
+
+
+@contextmanager
+def undone(known: Mapping[int, Known]) -> Iterator[None]:
+    """What the modules write into themselves meanwhile (caches, mostly) is undone."""
+    written: list[tuple[nn.Module, str, Any]] = []
+    write_to = nn.Module.__setattr__
+
     def wrote(self: nn.Module, name: str, value: Any) -> None:
         if id(self) in known:
             written.append((self, name, getattr(self, name, written)))
         write_to(self, name, value)
 
-    nn.Module.__call__, nn.Module.__setattr__ = called, wrote  # type: ignore[method-assign]
+    nn.Module.__setattr__ = wrote  # type: ignore[method-assign]
     try:
         yield
     finally:
-        nn.Module.__call__, nn.Module.__setattr__ = call_of, write_to  # type: ignore[method-assign]
-        for part in training:
-            part.__dict__["training"] = True
+        nn.Module.__setattr__ = write_to  # type: ignore[method-assign]
         for part, name, value in reversed(written):
             if value is written:
                 delattr(part, name)
             else:
                 setattr(part, name, value)
-
-
-def single(recorder: Recorder, module: nn.Module, x: Any, short: Shortcut) -> Tensor | None:
-    """The result of a module that is one operator with a rule, or None."""
-    values, lift = recorder.values, recorder.lift
-    known = values.get(id(x))
-    found = short(module, x) if known is not None and known.constant is None else None
-    if known is None or found is None:
-        return None
-    func, tensors, settings = found
-    op = recorder.operators.get(id(func)) or recorder.operator(func)
-    beside = [None if t is None else values.get(id(t)) or lift(t) for t in tensors]
-    inputs = (known, *filter(None, beside))
-    with torch._C._DisableTorchDispatch():
-        return recorder.answer(op, (x, *tensors, *settings), {}, (known, *beside, *settings), inputs)

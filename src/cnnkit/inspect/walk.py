@@ -43,39 +43,46 @@ class Walk:
         self.rules, self.context = rules, context
         self.of: dict[Value, Field] = {}
         self.unknown: set[str] = set()
+        self.located: dict[Value, Node] = {}  # of the places of maxima, the pooling that found them
         self.has_context = False
         zero = np.zeros((), np.int64)
         self.image = tuple(Axis((), Line(zero, zero + size - 1, None, False)) for size in sizes)
 
-    def visit(self, node: Node) -> None:
-        """Find the fields of what a node made."""
-        of, image = self.of, self.image
-        inputs = node.inputs
-        if len(inputs) == 1 and node.pointwise:
-            if inputs[0] in of:
-                of[node.outs[0]] = of[inputs[0]]
-            return
-        seen = [of[value] for value in inputs if value in of]
-        if not seen or node.op in FORGETS:
-            return
-        if seen[0] is image and (len(seen) == 1 or seen.count(image) == len(seen)):
-            for out in node.outs:  # whatever is made of what sees everything sees everything
-                of[out] = image
-            return
-        rule = self.rules.get(node.op)
-        found: Found
-        if rule is not None:
-            found = rule(self, node, *node.args, **node.kwargs)
-        elif node.pointwise:
-            found = self.joined(node.outs[0], node.inputs)
-        else:
-            self.unknown.add(node.op)
-            found = self.everything(node.inputs)
-        if isinstance(found, list):
-            of.update({v: f for v, f in zip(node.outs, found, strict=True) if f is not None})
-        elif found is not None:
-            for out in node.outs:
-                of[out] = found
+    def follow(self, nodes: Iterable[Node]) -> None:
+        """Find the fields of what some nodes made, in order."""
+        of, image, rules = self.of, self.image, self.rules
+        for node in nodes:
+            data = node.data
+            if len(data) == 1:
+                if data[0] not in of:
+                    continue
+                first = of[data[0]]
+                if node.pointwise:
+                    of[node.outs[0]] = first
+                    continue
+                alike = first is image
+            else:
+                seen = [of[value] for value in data if value in of]
+                if not seen:
+                    continue
+                alike = seen[0] is image and seen.count(image) == len(seen)
+            found: Found
+            if node.op in FORGETS:
+                continue
+            if alike:
+                found = image  # whatever is made of what sees everything sees everything
+            elif node.op in rules:
+                found = rules[node.op](self, node, *node.args, **node.kwargs)
+            elif node.pointwise:
+                found = self.joined(node.outs[0], data)
+            else:
+                self.unknown.add(node.op)
+                found = self.everything(data)
+            if isinstance(found, list):
+                of.update({v: f for v, f in zip(node.outs, found, strict=True) if f is not None})
+            elif found is not None:
+                for out in node.outs:
+                    of[out] = found
 
     def union(self, a: Axis, b: Axis) -> Axis:
         """What either sees; the image as a whole is global context to whatever sees a part of it."""
