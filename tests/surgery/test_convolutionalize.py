@@ -184,7 +184,12 @@ def test_torchvisions_networks_are_themselves_on_a_crop(name: str, crop: int) ->
     [
         *(("alexnet", 224), ("alexnet_two_tower", 227), ("vgg16", 224), ("vgg11_lrn", 224)),
         *(("zfnet", 224), ("googlenet", 224), ("nin_imagenet", 224), ("resnet20_cifar10", 32)),
-        *(("inception_v3", 299), ("xception", 299)),
+        *(
+            ("inception_v3", 299),
+            ("xception", 299),
+            ("shufflenet_v1_g3_1x", 224),
+            ("shufflenet_v2_x0_5", 224),
+        ),
     ],
 )
 def test_our_networks_slide(name: str, crop: int) -> None:
@@ -193,6 +198,20 @@ def test_our_networks_slide(name: str, crop: int) -> None:
         assert dense(torch.empty(1, 3, crop, crop)).shape[2:] == (1, 1)
         down, across = dense.meta["stride"]
         assert dense(torch.empty(1, 3, crop + down, crop + 2 * across)).shape[2:] == (2, 3)
+
+
+@torch.no_grad()
+def test_maps_that_are_cut_along_the_channels_and_joined_again_slide() -> None:
+    torch.manual_seed(0)
+    model = Ends(
+        lambda x: torch.cat([x.chunk(2, dim=1)[1], torch.split(x, 1, 1)[0]], 1),
+        nn.Flatten(),
+        nn.Linear(108, 2),
+    )
+    model = model.double().eval()
+    dense, image = convolutionalize(model, (3, 8, 8)), images(1, 3, 10, 9)
+    assert dense(image).shape == (1, 2, 3, 2)
+    assert_equal(dense(image)[:, :, 2, 1], model(image[:, :, 2:10, 1:9]), 1e-10)
 
 
 @torch.no_grad()
@@ -274,6 +293,8 @@ class Ends(nn.Module):
         (Ends(lambda x: x[:, :2], nn.Flatten(), nn.Linear(72, 2)), r"uses getitem at getitem"),
         (Ends(lambda x: x[:, :, 1:], nn.Flatten(), nn.Linear(120, 2)), r"uses getitem at getitem"),
         (Ends(lambda x: torch.cat([x, x], 2), nn.Flatten(), nn.Linear(288, 2)), r"uses cat at cat"),
+        (Ends(lambda x: x.chunk(2, dim=3)[0], nn.Flatten(), nn.Linear(72, 2)), r"uses chunk at chunk"),
+        (Ends(lambda x: torch.cat(x.chunk(2, 1), 1), nn.Flatten(), nn.Linear(144, 2)), r"uses cat at cat"),
         (
             Ends(lambda x: x + x[:, :, :1], nn.Flatten(), nn.Linear(144, 2)),
             r"uses getitem at getitem",

@@ -14,6 +14,7 @@ from cnnkit.models.classify.resnet import Basic, Bottleneck, CifarStem, ResNet, 
 from cnnkit.registry import Spec, spec
 from cnnkit.verify import checks
 from cnnkit.verify.finding import Finding, reached
+from cnnkit.verify.meta import MAC_COUNTERS, SameShape, on_meta
 from cnnkit.verify.oracle import Oracle
 from cnnkit.verify.oracles import ORACLES
 
@@ -100,8 +101,29 @@ def test_a_figure_of_our_own_passes_and_is_no_evidence() -> None:
     assert not findings["parameters"].is_evidence
 
 
+def test_two_counters_that_share_no_code_are_asked() -> None:
+    found = cheap(spec("resnet20_cifar10"))["macs"]
+    assert "counted, by torch's flop counter and cnnkit inspect, equal to" in found.evidence
+
+
+@pytest.mark.parametrize("name", ["resnet20_cifar10", "mobilenet_v2", "efficientnet_b0", "highway19_cifar10"])
+def test_answers_by_shape_are_those_of_the_meta_device(name: str) -> None:
+    network = on_meta(spec(name))
+    images = torch.empty(2, 3, 64, 96, device="meta")
+    with torch.no_grad():
+        expected = [x.shape for x in network.features(images)]
+        with SameShape():
+            assert [x.shape for x in network.features(images)] == expected
+
+
+def test_a_norm_of_other_channels_than_arrive_is_not_answered() -> None:
+    wrong = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(5)).to("meta").eval()
+    with torch.no_grad(), SameShape(), pytest.raises(RuntimeError, match="4 elements not 5"):
+        wrong(torch.empty(1, 3, 8, 8, device="meta"))
+
+
 def test_counters_that_disagree_fail(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(checks.MAC_COUNTERS, "another", lambda network, images: 1)
+    monkeypatch.setitem(MAC_COUNTERS, "another", lambda network, images: 1)
     found = cheap(spec("resnet20_cifar10"))["macs"]
     assert found.status == "failed"
     assert "the counters disagree: 40,551,040" in found.evidence
@@ -113,6 +135,47 @@ def test_the_stride_in_the_wrong_convolution_passes_the_counts_and_fails_on_outp
     found = checks.same_outputs(wrong)
     assert found.status == "failed"
     assert found.by.startswith("torchvision")
+
+
+def test_half_of_the_scales_are_negative_and_none_is_near_zero() -> None:
+    norm = nn.BatchNorm2d(1000)
+    checks.randomise(norm, torch.Generator().manual_seed(0))
+    scales = norm.weight.detach()
+    assert 400 < int((scales < 0).sum()) < 600
+    assert scales.abs().min() >= 0.5
+    assert scales.abs().max() <= 1.5
+    assert norm.running_var is not None
+    assert norm.running_var.min() >= 0.5
+
+
+@pytest.mark.reference
+def test_a_norm_behind_a_pooling_is_not_the_same_as_one_before_it() -> None:
+    """timm's pre-activation networks pool first, which shows where a scale is negative."""
+    true = ORACLES["preresnet50"]
+    assert [change.__name__ for change in true.changes] == ["activated_stem"]
+    assert checks.same_outputs(spec("preresnet50")).status == "passed"
+    found = checks.same_outputs(spec("preresnet50"), {"preresnet50": replace(true, changes=())})
+    assert found.status == "failed"
+    assert found.by.endswith("resnetv2_50")
+
+
+@pytest.mark.reference
+@pytest.mark.parametrize(
+    ("name", "change"), [("shufflenet_v1_g3_0_25x", "reorder"), ("shufflenet_v1_g3_0_25x", "changes")]
+)
+def test_kernels_that_are_not_renumbered_and_maps_stacked_otherwise_fail(name: str, change: str) -> None:
+    true = ORACLES[name]
+    wrong = replace(true, reorder=dict) if change == "reorder" else replace(true, changes=())
+    assert checks.same_outputs(spec(name)).status == "passed"
+    assert checks.same_outputs(spec(name), {name: wrong}).status == "failed"
+
+
+def test_a_finding_says_what_the_other_network_was_built_with_and_what_was_changed() -> None:
+    def turned(network: nn.Module) -> nn.Module:
+        return network
+
+    oracle = Oracle("timm", "resnetv2_50", {"layers": (1, 1), "flag": False}, changes=(turned,))
+    assert oracle.title == "resnetv2_50(layers=(1, 1)), turned"
 
 
 def test_weights_that_do_not_fit_fail() -> None:

@@ -1,6 +1,8 @@
 """The ledger, the runs that fill it, and the pages made of it."""
 
 import json
+import shutil
+import subprocess
 from dataclasses import replace
 from importlib import import_module as really_import
 from pathlib import Path
@@ -63,6 +65,45 @@ def test_findings_are_read_back_as_they_were_written(tmp_path: Path, monkeypatch
         assert json.loads(ledger.PATH.read_text())["torch"] == torch.__version__.split("+")[0]
     finally:
         ledger.read.cache_clear()
+
+
+def test_a_commit_stays_with_findings_that_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, found = (
+        tmp_path / "ledger.json",
+        {name: run.check(spec(name), 1) for name in ("lenet5", "lenet1989")},
+    )
+    monkeypatch.setattr(ledger, "commit", lambda _: "first")
+    ledger.write(found, path)
+    found["lenet5"] = [replace(finding, evidence="another") for finding in found["lenet5"]]
+    monkeypatch.setattr(ledger, "commit", lambda _: "second+")
+    ledger.write({**found, "lenet5_relu": []}, path)
+    written = json.loads(path.read_text("utf-8"))
+    assert written["commits"] == {"lenet1989": "first", "lenet5": "second+", "lenet5_relu": "second+"}
+    assert list(written["networks"]) == ["lenet1989", "lenet5", "lenet5_relu"]
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="there is no git here")
+def test_a_commit_is_told_with_a_mark_where_files_differ(tmp_path: Path) -> None:
+    assert ledger.commit(tmp_path) == "unknown"
+
+    def git(*arguments: str) -> str:
+        identity = ("-c", "user.name=A", "-c", "user.email=a@example.org")
+        command = ["git", *identity, *arguments]
+        return subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True).stdout
+
+    (tmp_path / "file").write_text("one")
+    for arguments in (("init",), ("add", "file"), ("commit", "-m", "one")):
+        git(*arguments)
+    head = git("rev-parse", "HEAD")
+    assert ledger.commit(tmp_path) == head[:12]
+    (tmp_path / "file").write_text("two")
+    assert ledger.commit(tmp_path) == f"{head[:12]}+"
+
+
+def test_every_recorded_network_has_its_commit() -> None:
+    written = json.loads(ledger.PATH.read_text("utf-8"))
+    assert list(written["commits"]) == list(written["networks"])
+    assert "unknown" not in written["commits"].values()
 
 
 def test_a_missing_oracle_is_not_run_and_raises_no_rung(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -188,8 +229,8 @@ def test_every_network_is_on_a_page_and_every_model_file_too() -> None:
         assert f"| `{network.name}` |" in made[f"{network.canon.split('/')[1]}.md"]
     families: set[str] = {network.canon for network in specs()}
     told = {file.name for family in families for file, _ in pages.docstrings(family)}
-    files = {file.name for file in (pages.MODELS / "classify").glob("*.py")}
-    assert told == files - {"__init__.py"}
+    files = {file.name for file in pages.MODELS.glob("*/*.py")}
+    assert told == files - {"__init__.py", "trunks.py"}  # trunks are parts of several papers
 
 
 def test_writing_the_pages_removes_those_of_families_that_are_no_more(tmp_path: Path) -> None:

@@ -113,7 +113,7 @@ def test_a_truncated_file_is_refused(saved: Path, keep: float) -> None:
 
 def test_a_newer_document_is_refused(tmp_path: Path) -> None:
     path = forged(tmp_path / "new.safetensors", document(schema=99, unheard_of=True))
-    with pytest.raises(Failure, match="document version 99 and this cnnkit reads up to 1; upgrade"):
+    with pytest.raises(Failure, match="document version 99 and this cnnkit reads up to 2; upgrade"):
         artefact.load(path)
 
 
@@ -123,8 +123,13 @@ def test_a_newer_document_is_refused(tmp_path: Path) -> None:
         ({"model": "lenet6"}, "no model 'lenet6'; did you mean"),
         ({"classes": "abc"}, "classes"),
         ({"preprocessing": {"size": [28, 28], "channels": "XYZ"}}, "preprocessing"),
+        ({"preprocessing": {"size": [28, 28], "mean": [0], "std": [1], "channels": "L", "x": 1}}, "x: "),
+        (
+            {"preprocessing": {"size": [28, 28], "normalisation": "zca", "whitening": [[1]]}},
+            "the whitening does not fit",
+        ),
         ({"surprise": 1}, "surprise"),
-        ({"surgery": [{"kind": "unheard of"}]}, "asks for surgery"),
+        ({"surgery": [{"change": "unheard of"}]}, "no change .unheard of.; did you mean"),
         ({"arguments": {"num_classes": 3, "colour": 1}}, "cannot be built with"),
         ({"arguments": {"num_classes": 10**12}}, "does not fit"),
         ({"arguments": {"num_classes": 4}}, "does not fit lenet5_relu"),
@@ -170,6 +175,13 @@ def test_an_older_document_without_new_fields_is_read(tmp_path: Path) -> None:
     assert artefact.read_card(forged(tmp_path / "x.safetensors", old)) == replace(
         CARD, licence=None, metrics={}
     )
+
+
+def test_a_document_of_version_1_is_read(tmp_path: Path) -> None:
+    old = document(schema=1)
+    del old["preprocessing"]["normalisation"]
+    _, card = artefact.load(forged(tmp_path / "x.safetensors", old))
+    assert card == replace(CARD, schema=1)
 
 
 def test_a_write_that_fails_leaves_the_earlier_file(tmp_path: Path) -> None:

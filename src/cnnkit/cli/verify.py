@@ -34,7 +34,7 @@ def command(pattern: str, rung: int | None, record: bool, as_json: bool, quiet: 
     The rungs, each with its evidence:
       1  parameters and multiply-adds equal the canon's; a count of our own is a regression test
       2  shapes of outputs and maps, at odd sizes too
-      3  same weights, same outputs and gradients as torchvision's or timm's network
+      3  same weights, same outputs and gradients as torchvision's, timm's or pytorchcv's network
       4  trained weights on real pictures, from the folder that CNNKIT_REALDATA names
       5  accuracies that were reached by training here, as recorded
 

@@ -39,8 +39,10 @@ MAPWISE: tuple[Any, ...] = (
     *(nn.BatchNorm2d, nn.LocalResponseNorm, ResponseNorm, nn.Dropout2d, nn.PReLU, nn.ChannelShuffle),
     *(nn.ZeroPad2d, nn.ConstantPad2d, functional.pad),
     *(operator.add, operator.iadd, operator.sub, operator.mul, operator.imul),
-    *(torch.add, torch.mul, torch.cat, "add", "add_", "mul"),
+    *(torch.add, torch.mul, torch.cat, torch.chunk, torch.split, "add", "add_", "mul", "chunk", "split"),
 )
+#: The position of the axis among the arguments of what joins or cuts maps; it must be that of the channels.
+ALONG: dict[Any, int] = {torch.cat: 1, torch.chunk: 2, torch.split: 2, "chunk": 2, "split": 2}
 FLATTENINGS: tuple[Any, ...] = (nn.Flatten, torch.flatten, torch.reshape, "flatten", "view", "reshape")
 MEANS: tuple[Any, ...] = (torch.mean, "mean")
 POOLINGS: dict[Any, type[nn.Module]] = {
@@ -66,12 +68,10 @@ def convolutionalize(model: nn.Module, crop: tuple[int, int, int] = (3, 224, 224
     Recognised, from the front to the back:
 
     - what moves with the image: Conv2d, BatchNorm2d, LocalResponseNorm, max and average pooling, padding by a
-    constant,
-      dropout, activations; sums, products and concatenations of maps;
+      constant, dropout, activations; sums, products and concatenations of maps, and cuts along the channels;
     - a pooling to a given size, as a module or a function, or a mean over both axes: to 1 x 1 it becomes
-    pooling over
-      windows of the size that the map has for a crop, at stride 1; to the size that the map has anyway it
-      falls away;
+      pooling over windows of the size that the map has for a crop, at stride 1; to the size that the map has
+      anyway it falls away;
     - `nn.Flatten`, or `flatten`, `view` or `reshape` in a `forward`, of (N, C, H, W) to (N, C * H * W);
     - linear layers, BatchNorm1d, dropout, activations, softmax over the classes.
 
@@ -190,12 +190,15 @@ class _Conversion:
 
     def _maps(self, node: fx.Node, what: Any, inputs: list[fx.Node]) -> None:
         """A layer that moves with the image."""
-        if len({self.shapes[n.name][2:] for n in inputs}) > 1:
+        cut = inputs[0].name not in self.shapes  # into several maps, of which this node takes one
+        if cut and (what is not operator.getitem or not isinstance(node.args[1], int)):
             raise self._unknown(node)
-        if what is torch.cat and (node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")) != 1:
+        if len({self.shapes[n.name][2:] for n in inputs if not cut}) > 1:
+            raise self._unknown(node)
+        if what in ALONG and _argument(node, ALONG[what], "dim") != 1:
             raise self._unknown(node)
         self.kinds[node] = "maps"
-        if what not in SLIDING:
+        if cut or what not in SLIDING:
             return
         if what is operator.getitem:
             self._thin(node)
@@ -262,7 +265,7 @@ class _Conversion:
 
     def _mean(self, node: fx.Node, source: fx.Node) -> None:
         before, after = self.shapes[source.name], self.shapes[node.name]
-        axes = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
+        axes = _argument(node, 1, "dim")
         if len(before) != 4 or axes not in ([2, 3], (2, 3), [-2, -1], (-2, -1), [-1, -2], (-1, -2)):
             raise self._unknown(node)
         self._swap(node, source, nn.AvgPool2d(before[2:], stride=1), before)
@@ -296,6 +299,10 @@ class _Conversion:
         else:
             why = "it is not known to slide over an image"
         return ValueError(f"{self.model} uses {what} at {node.name}: {why}")
+
+
+def _argument(node: fx.Node, place: int, name: str) -> Any:
+    return node.args[place] if len(node.args) > place else node.kwargs.get(name)
 
 
 def _first_line(error: Exception) -> str:

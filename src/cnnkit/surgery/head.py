@@ -55,13 +55,18 @@ def freeze(network: nn.Module, part: str | int) -> None:
         head = {id(p) for p in head_of(network)[1].parameters()}
         frozen = [p for p in network.parameters() if id(p) not in head]
     else:
-        names = _names_of_stages(network, part)
+        names = names_of_stages(network, part)
         frozen = [p for name, p in network.named_parameters() if name in names]
     for parameter in frozen:
         parameter.requires_grad_(False)
 
 
-def _names_of_stages(network: nn.Module, part: str | int) -> set[str]:
+def names_of_stages(network: nn.Module, part: str | int) -> set[str]:
+    """Names of the parameters that the first so many maps of `features()` depend on.
+
+    Raises:
+        ValueError: the network has no `features()`, or not so many maps.
+    """
     if not isinstance(network, Backbone):
         raise ValueError(f"{type(network).__name__} has no stages; freeze its features instead")
     count = len(network.feature_channels)

@@ -5,40 +5,23 @@ rung 3 outputs and gradients of the image with those of an independent implement
 Rungs 1 and 2 run on the meta device: nothing is allocated or computed, whatever the size of the network.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.utils.flop_counter import FlopCounterMode
 
 from cnnkit import canon
 from cnnkit.layers import Backbone, feature_strides
 from cnnkit.registry import Spec
 from cnnkit.verify.finding import Finding, Status
+from cnnkit.verify.meta import MAC_COUNTERS, SameShape, on_meta
 from cnnkit.verify.oracle import Oracle
 from cnnkit.verify.oracles import ORACLES
 
 #: Same weights, same outputs: the largest difference over the largest value, in float64.
 TOLERANCE = 1e-9
-
-
-def torch_macs(network: nn.Module, images: Tensor) -> int:
-    """Multiply-adds of convolutions and matrix products in one forward, by torch's own counter."""
-    with FlopCounterMode(display=False) as counter:
-        network(images)
-    return counter.get_total_flops() // 2
-
-
-#: Independent ways to count; where there are several, all must agree.
-MAC_COUNTERS: dict[str, Callable[[nn.Module, Tensor], int]] = {"torch's flop counter": torch_macs}
-
-
-def on_meta(spec: Spec) -> nn.Module:
-    """The network in evaluation mode on the meta device."""
-    with torch.device("meta"):
-        return spec.build().eval()
 
 
 def cheap(spec: Spec) -> Iterator[Finding]:
@@ -84,7 +67,8 @@ def sizes(spec: Spec, network: nn.Module) -> list[tuple[int, int]]:
     smallest = getattr(network, "smallest_image", None)
     if smallest is None:
         return [(height, width)]
-    return [(smallest, smallest), (smallest + 5, 2 * smallest + 1)]
+    step = getattr(network, "image_step", 1)  # sides are the smallest and a number of steps more
+    return [(smallest, smallest), (smallest + 5 * step, smallest + step * (smallest // step + 1))]
 
 
 @torch.no_grad()
@@ -93,16 +77,26 @@ def shapes(spec: Spec, network: nn.Module) -> Finding:
     entry = canon.entry(spec.canon, spec.name)
     tried = sizes(spec, network)
     images = torch.empty(2, entry.input[0], *tried[-1], device="meta")
-    logits = network(images)
+    with SameShape():
+        logits = network(images)
     faults: list[str] = []
-    if not isinstance(logits, Tensor) or tuple(logits.shape) != (2, entry.num_classes):
+    expected = (2, entry.num_classes, *_labelled(spec, network, tried[-1]))
+    if not isinstance(logits, Tensor) or tuple(logits.shape) != expected:
         faults.append(f"forward of {tuple(images.shape)} gives {_shape(logits)}")
     told = f"logits ({entry.num_classes}) of images {tried[-1]}"
     if isinstance(network, Backbone):
-        faults += _faults_of_features(network, torch.empty(1, entry.input[0], *tried[0], device="meta"))
+        image = torch.empty(1, entry.input[0], *tried[0], device="meta")
+        with SameShape():
+            faults += _faults_of_features(network, image)
         told += f", maps of {network.feature_channels} channels at strides {feature_strides(network)}"
     status: Status = "failed" if faults else "passed"
     return Finding(spec.name, 2, "shapes", status, "definition", "; ".join(faults) or told)
+
+
+def _labelled(spec: Spec, network: nn.Module, size: tuple[int, int]) -> tuple[int, ...]:
+    """The sides of the logits: none of a classifier; a segmentation network's margin is not labelled."""
+    margin = getattr(network, "margin", 0)
+    return tuple(side - 2 * margin for side in size) if spec.task == "segment" else ()
 
 
 def _faults_of_features(network: Backbone, image: Tensor) -> Iterator[str]:
@@ -144,7 +138,7 @@ def same_outputs(spec: Spec, oracles: Mapping[str, Oracle] = ORACLES) -> Finding
     except ModuleNotFoundError as missing:
         told = f"{oracle.library} is not installed ({missing.name})"
         return Finding(spec.name, 3, "same outputs", "not run", "ours", told)
-    by = f"{oracle.library} {version(oracle.library)} {oracle.name}"
+    by = f"{oracle.library} {version(oracle.library)} {oracle.title}"
     ours = spec.build(**oracle.ours).double().eval()
     draw = torch.Generator().manual_seed(0)
     randomise(theirs, draw)
@@ -173,11 +167,16 @@ def same_outputs(spec: Spec, oracles: Mapping[str, Oracle] = ORACLES) -> Finding
 
 @torch.no_grad()
 def randomise(network: nn.Module, draw: torch.Generator) -> None:
-    """Redraw parameters and statistics of batch norm so that values keep their scale from layer to layer."""
+    """Redraw parameters and statistics of batch norm so that values keep their scale from layer to layer.
+
+    Half of the scales of norms are negative, as those of trained networks may be.
+    """
     learned = dict(network.named_parameters())
     for name, entry in network.state_dict().items():
-        if name.endswith("running_var") or (name in learned and name.endswith("weight") and entry.ndim == 1):
+        if name.endswith("running_var"):
             entry.uniform_(0.5, 1.5, generator=draw)
+        elif name in learned and name.endswith("weight") and entry.ndim == 1:
+            entry.uniform_(-1, 1, generator=draw).add_(0.5 * entry.sign())
         elif name in learned and entry.ndim > 1:
             nn.init.kaiming_normal_(entry, nonlinearity="relu", generator=draw)
         elif name in learned or name.endswith("running_mean"):

@@ -2,10 +2,14 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from importlib import import_module
 from typing import Any
 
 from torch import Tensor, nn
+
+from cnnkit.weights.definitions import other
+
+#: Makes another network of one.
+Change = Callable[[nn.Module], nn.Module]
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,13 +17,14 @@ class Oracle:
     """Another implementation of one of our networks.
 
     Attributes:
-        library: the distribution that has it, `torchvision` or `timm`.
+        library: the distribution that has it, `torchvision`, `timm` or `pytorchcv`.
         name: its name there.
         kwargs: arguments that its builder takes besides.
         ours: arguments that our network is built with for this comparison.
-        reorder: their state dict with its entries in the order of ours, where the order differs.
+        reorder: their state dict with its entries in the order and the shapes of ours, where these differ.
         size: side of the test image.
         make: builds it where the library has its blocks and no name for it.
+        changes: made to it, one after the other; a finding names them.
     """
 
     library: str
@@ -29,6 +34,15 @@ class Oracle:
     reorder: Callable[[dict[str, Tensor]], dict[str, Tensor]] = dict
     size: int = 64
     make: Callable[[], nn.Module] | None = None
+    changes: tuple[Change, ...] = ()
+
+    @property
+    def title(self) -> str:
+        """Its name there with the arguments, but for what they switch off, and what was changed."""
+        given = {name: value for name, value in self.kwargs.items() if value is not False}
+        arguments = ", ".join(f"{name}={value!r}" for name, value in given.items())
+        name = f"{self.name}({arguments})" if arguments else self.name
+        return ", ".join([name, *(change.__name__.replace("_", " ") for change in self.changes)])
 
     def build(self) -> nn.Module:
         """The other network with random weights.
@@ -36,8 +50,7 @@ class Oracle:
         Raises:
             ModuleNotFoundError: the library is not installed.
         """
-        if self.make is not None:
-            return self.make()
-        if self.library == "torchvision":
-            return import_module("torchvision.models").get_model(self.name, weights=None, **self.kwargs)
-        return import_module("timm").create_model(self.name, pretrained=False, **self.kwargs)
+        network = self.make() if self.make else other(self.library, self.name, **self.kwargs)
+        for change in self.changes:
+            network = change(network)
+        return network

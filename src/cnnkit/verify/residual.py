@@ -1,4 +1,4 @@
-"""Oracles of the residual and dense networks.
+"""Oracles of the residual networks.
 
 Where a library has the blocks of a network and no name for it, its blocks are put together here. What stands
 beside them, such as zero padding, is written another way than in our networks, so that it is checked too.
@@ -13,12 +13,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from cnnkit.verify.oracle import Oracle
+from cnnkit.verify.oracle import Change, Oracle
 from cnnkit.weights.definitions import shortcuts_last
 
 #: What stands beside a branch, from channels, channels and stride; None is the identity.
 Shortcut = Callable[[int, int, int], nn.Module | None]
-Change = Callable[[nn.Module], nn.Module]
 
 
 class Diagonal(nn.Module):
@@ -121,9 +120,10 @@ def small_stem(network: nn.Module) -> nn.Module:
 
 
 def activated_stem(network: nn.Module) -> nn.Module:
-    """Let the first activation precede the two paths of timm's first block."""
-    first = network.get_submodule("stages.0.blocks.0")
-    network.stem = nn.Sequential(network.get_submodule("stem"), first.get_submodule("norm1"))
+    """Let the first activation follow timm's first convolution, before any pooling and both paths."""
+    first, stem = network.get_submodule("stages.0.blocks.0"), network.get_submodule("stem")
+    convolution, *pooling = stem if isinstance(stem, nn.Sequential) else [stem]
+    network.stem = nn.Sequential(convolution, first.get_submodule("norm1"), *pooling)
     first.norm1 = nn.Identity()
     return network
 
@@ -137,38 +137,15 @@ def padding(network: nn.Module) -> nn.Module:
     return network
 
 
-def small_dense_stem(network: nn.Module) -> nn.Module:
-    """Give timm's DenseNet a 3x3 convolution as its stem."""
-    features = network.get_submodule("features")
-    channels = features.get_parameter("conv0.weight").shape[0]
-    features.conv0 = nn.Conv2d(3, channels, 3, padding=1, bias=False)
-    del features.norm0, features.pool0
-    return network
-
-
-def changed(make: Callable[[], nn.Module], changes: Sequence[Change]) -> nn.Module:
-    """What `make` builds, with each change made to it in turn."""
-    network = make()
-    for change in changes:
-        network = change(network)
-    return network
-
-
-def told(name: str, changes: Sequence[Change]) -> str:
-    """The name of a changed network."""
-    return ", ".join([name, *(change.__name__.replace("_", " ") for change in changes)])
-
-
 def blocks(block: str, depths: Sequence[int], *changes: Change, size: int = 64, **kwargs: Any) -> Oracle:
     """torchvision's blocks, put together and changed."""
-    make = partial(changed, partial(resnet, block, depths, **kwargs), changes)
-    return Oracle("torchvision", told(f"{block} blocks put together", changes), size=size, make=make)
+    make = partial(resnet, block, depths, **kwargs)
+    return Oracle("torchvision", f"{block} blocks put together", size=size, make=make, changes=changes)
 
 
 def altered(name: str, *changes: Change, size: int = 64, **kwargs: Any) -> Oracle:
     """timm's network, changed."""
-    make = partial(changed, Oracle("timm", name, kwargs).build, changes)
-    return Oracle("timm", told(name, changes), reorder=shortcuts_last, size=size, make=make)
+    return Oracle("timm", name, kwargs, reorder=shortcuts_last, size=size, changes=changes)
 
 
 DEPTHS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
@@ -241,8 +218,8 @@ RESIDUAL: dict[str, Oracle] = {
         for k in factors
         for data in ("cifar10", "cifar100")
     },
-    **{f"preresnet{n}": altered(f"resnetv2_{n}") for n in (50, 101, 152)},
-    "preresnet200": altered("resnetv2_50", layers=(3, 24, 36, 3)),
+    **{f"preresnet{n}": altered(f"resnetv2_{n}", activated_stem) for n in (50, 101, 152)},
+    "preresnet200": altered("resnetv2_50", activated_stem, layers=(3, 24, 36, 3)),
     **{
         f"preresnet{9 * n + 2}_{data}": altered(
             "resnetv2_50",
@@ -267,19 +244,6 @@ RESIDUAL: dict[str, Oracle] = {
             num_classes=CLASSES[data],
             **SMALL_PRE,
         )
-        for data in ("cifar10", "cifar100")
-    },
-    "densenet264": altered("densenet121", block_config=(6, 12, 64, 48)),
-    **{
-        f"densenet_bc_{depth}_{k}_{data}": altered(
-            "densenet121",
-            small_dense_stem,
-            growth_rate=k,
-            block_config=(depth // 6,) * 3,
-            num_classes=CLASSES[data],
-            size=32,
-        )
-        for depth, k in ((100, 12), (250, 24), (190, 40))
         for data in ("cifar10", "cifar100")
     },
 }

@@ -14,6 +14,7 @@ from cnnkit import models
 from cnnkit.registry import Spec
 from cnnkit.verify import checks, trained
 from cnnkit.verify.finding import Finding
+from cnnkit.verify.meta import on_meta
 
 Found = TypeVar("Found")
 
@@ -23,7 +24,7 @@ WORTH_A_PROCESS = 20
 
 def check(spec: Spec, deepest: int) -> list[Finding]:
     """Every check up to a rung, from the lowest up."""
-    network = _run(spec, 1, "parameters", lambda: checks.on_meta(spec))
+    network = _run(spec, 1, "parameters", lambda: on_meta(spec))
     if isinstance(network, Finding):
         return [network]
     rows: list[tuple[int, str, Callable[[], Finding]]] = [

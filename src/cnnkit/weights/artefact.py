@@ -1,10 +1,12 @@
 """The artefact: one safetensors file that holds a trained network and all that is needed to use it.
 
-The weights are ordinary safetensors entries; the metadata key `cnnkit` holds one JSON document, `Card`.
-Nothing in a file can run code: safetensors are plain numbers, and the document is validated before anything
-is built from it.
+The weights are ordinary safetensors entries; the metadata key `cnnkit` holds one JSON document, `Card`. What
+preprocessing learned (a whitening matrix) is too much for a document and stands beside the weights, in
+entries that begin with `preprocessing.`. Nothing in a file can run code: safetensors are plain numbers, and
+the document is validated before anything is built from it.
 """
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -21,11 +23,14 @@ import cnnkit
 from cnnkit.errors import Failure
 from cnnkit.models import spec as registered
 from cnnkit.registry import Spec
+from cnnkit.surgery.changes import replay
 from cnnkit.weights.files import atomic
 from cnnkit.weights.preprocessing import Preprocessing
 
-SCHEMA = 1
+SCHEMA = 2  # 2: preprocessing has a normalisation
 KEY = "cnnkit"
+PREPROCESSING = "cnnkit.preprocessing"
+LEARNED = "preprocessing."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +69,7 @@ class Card:
 
 
 _card = TypeAdapter(Card)
+_preprocessing = TypeAdapter(Preprocessing)
 
 
 def save(path: Path, weights: dict[str, Tensor], card: Card) -> None:
@@ -72,17 +78,47 @@ def save(path: Path, weights: dict[str, Tensor], card: Card) -> None:
     Raises:
         Failure: the disk is full or cannot be written; what was there before stays.
     """
-    document = _card.dump_json(card).decode()
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
+    document = _card.dump_json(card, exclude={"preprocessing": {"whitening"}}).decode()
+    entries = weights | {LEARNED + name: tensor for name, tensor in card.preprocessing.tensors.items()}
+    _write(path, entries, {KEY: document})
+
+
+def save_preprocessing(path: Path, preprocessing: Preprocessing) -> None:
+    """Write how images become the input by itself: what a run that is resumed must not learn anew.
+
+    Raises:
+        Failure: as `save`.
+    """
+    entries = {LEARNED + name: tensor for name, tensor in preprocessing.tensors.items()}
+    _write(path, entries, {PREPROCESSING: json.dumps(preprocessing.to_dict())})
+
+
+def load_preprocessing(path: Path) -> Preprocessing:
+    """What `save_preprocessing` wrote.
+
+    Raises:
+        Failure: the file is missing, damaged, or holds something else.
+    """
+    with _opened(path) as file:
+        try:
+            stored = _preprocessing.validate_json((file.metadata() or {}).get(PREPROCESSING, ""))
+        except ValidationError:
+            raise Failure(f"{path} holds no preprocessing that was written by cnnkit") from None
+        _compare(path, "its preprocessing", _learned(stored), _found(file))
+        return _with_learned(stored, file)
+
+
+def _write(path: Path, entries: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in entries.items()}
     try:
         with atomic(path) as scratch:
-            save_file(tensors, scratch, metadata={KEY: document})
+            save_file(tensors, scratch, metadata=metadata)
     except (OSError, SafetensorError) as error:
         raise Failure(f"{path} could not be written: {error}") from None
 
 
 def read_card(path: Path) -> Card:
-    """The document of an artefact, without its weights.
+    """The document of an artefact, without its weights and without what preprocessing learned.
 
     Raises:
         Failure: the file is missing, damaged, no artefact, or from a newer cnnkit.
@@ -103,13 +139,11 @@ def load(path: Path) -> tuple[nn.Module, Card]:
     with _opened(path) as file:
         card = _parse(path, file.metadata() or {})
         spec = _spec(path, card.model)
-        if card.surgery:
-            raise Failure(f"{path} asks for surgery {card.surgery[0]} that this cnnkit does not know")
         with torch.device("meta"):
             expected = {name: tuple(t.shape) for name, t in _build(path, spec, card).state_dict().items()}
-        found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-        _compare(path, card.model, expected, found)
-        weights = {name: file.get_tensor(name) for name in found}
+        _compare(path, card.model, expected | _learned(card.preprocessing), _found(file))
+        weights = {name: file.get_tensor(name) for name in expected}
+        card = replace(card, preprocessing=_with_learned(card.preprocessing, file))
     model = _build(path, spec, card)
     model.load_state_dict(weights)
     return model.eval(), card
@@ -156,9 +190,27 @@ def _spec(path: Path, name: str) -> Spec:
 
 def _build(path: Path, spec: Spec, card: Card) -> nn.Module:
     try:
-        return spec.build(**card.arguments)
+        network = spec.build(**card.arguments)
     except (TypeError, ValueError, RuntimeError) as error:
         raise Failure(f"{path}: {card.model} cannot be built with {card.arguments}: {error}") from None
+    try:
+        return replay(network, card.surgery)
+    except (LookupError, TypeError, ValueError, RuntimeError) as error:
+        raise Failure(f"{path}: {card.model} cannot be changed as its document says: {error}") from None
+
+
+def _found(file: Any) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+
+
+def _learned(preprocessing: Preprocessing) -> dict[str, tuple[int, ...]]:
+    return {LEARNED + name: shape for name, shape in preprocessing.shapes.items()}
+
+
+def _with_learned(preprocessing: Preprocessing, file: Any) -> Preprocessing:
+    return preprocessing.with_tensors(
+        {name: file.get_tensor(LEARNED + name) for name in preprocessing.shapes}
+    )
 
 
 def _compare(path: Path, model: str, expected: dict[str, Any], found: dict[str, Any]) -> None:

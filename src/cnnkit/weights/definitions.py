@@ -45,9 +45,20 @@ class Definition:
         Raises:
             ModuleNotFoundError: the library is not installed.
         """
-        if self.library == "torchvision":
-            return import_module("torchvision.models").get_model(self.name, weights=None, **self.kwargs)
-        return import_module("timm").create_model(self.name, pretrained=False, **self.kwargs)
+        return other(self.library, self.name, **self.kwargs)
+
+
+def other(library: str, name: str, **kwargs: Any) -> nn.Module:
+    """Another library's network of that name with random weights.
+
+    Raises:
+        ModuleNotFoundError: the library is not installed.
+    """
+    if library == "torchvision":
+        return import_module("torchvision.models").get_model(name, weights=None, **kwargs)
+    if library == "timm":
+        return import_module("timm").create_model(name, pretrained=False, **kwargs)
+    return import_module(f"{library}.model_provider").get_model(name, **kwargs)  # pytorchcv, an oracle only
 
 
 def shortcuts_last(entries: Entries) -> Entries:

@@ -154,25 +154,31 @@ class LeNet5(nn.Module):
 
 
 class LeNet5ReLU(nn.Module):
-    """Two convolutions and three linear layers, for 28 x 28 images: the form of today's teaching code."""
+    """Two convolutions and three linear layers, for 28 x 28 images: the form of today's teaching code.
 
-    feature_channels, feature_strides = (6, 16), (2, 4)
+    Args:
+        width: multiplies all channels and hidden units.
+    """
 
-    def __init__(self, *, num_classes: int = 10, in_channels: int = 1) -> None:
+    feature_strides = (2, 4)
+
+    def __init__(self, *, width: float = 1.0, num_classes: int = 10, in_channels: int = 1) -> None:
         super().__init__()
+        first, second, *units = (int(width * count) for count in (6, 16, 120, 84))
+        self.feature_channels = (first, second)
         self.stages = nn.ModuleList(
             [
-                nn.Sequential(nn.Conv2d(in_channels, 6, 5, padding=2), nn.ReLU(), nn.AvgPool2d(2)),
-                nn.Sequential(nn.Conv2d(6, 16, 5), nn.ReLU(), nn.AvgPool2d(2)),
+                nn.Sequential(nn.Conv2d(in_channels, first, 5, padding=2), nn.ReLU(), nn.AvgPool2d(2)),
+                nn.Sequential(nn.Conv2d(first, second, 5), nn.ReLU(), nn.AvgPool2d(2)),
             ]
         )
         self.head = nn.Sequential(
             nn.Flatten(),
-            nn.Linear(16 * 5 * 5, 120),
+            nn.Linear(second * 5 * 5, units[0]),
             nn.ReLU(),
-            nn.Linear(120, 84),
+            nn.Linear(units[0], units[1]),
             nn.ReLU(),
-            nn.Linear(84, num_classes),
+            nn.Linear(units[1], num_classes),
         )
 
     def features(self, images: Tensor) -> list[Tensor]:
