@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from cnnkit import data
-from cnnkit.data import augment
 from cnnkit.data.batches import Batches, InMemory, Order, batches, derive, fitted, statistics
 from cnnkit.data.sets import Part
 from cnnkit.weights.preprocessing import Preprocessing
@@ -46,7 +45,7 @@ def test_an_epoch_has_every_image_once_and_no_lonely_one(
 def test_order_and_augmentation_depend_on_seed_and_epoch_alone() -> None:
     def run(seed: int, number: int) -> Tensor:
         torch.rand(3)  # what the global random state is must not matter
-        feed = InMemory(some(20).pixels, some(20).labels, Order(20, 6, seed), ["shift", "flip"])  # type: ignore[arg-type]
+        feed = batches(some(20), GREY, 6, seed=seed, augmentation=["shift", "flip"])
         return torch.cat([batch["images"] for batch in epoch(feed, number)])
 
     assert torch.equal(run(1, 4), run(1, 4))
@@ -82,33 +81,25 @@ def test_images_and_labels_stay_together() -> None:
             assert torch.equal(image, part.pixels[index])
 
 
-def test_shift_moves_whole_images_by_at_most_its_share() -> None:
-    images = torch.zeros(200, 1, 20, 20, dtype=torch.uint8)
-    images[:, :, 10, 10] = 255
-    moved = augment.shift(images, torch.Generator().manual_seed(0))
-    places = (moved == 255).nonzero()
-    assert len(places) == 200
-    offsets = places[:, 2:] - 10
-    assert offsets.abs().max() == 1
-    assert {tuple(o) for o in offsets.tolist()} == {(y, x) for y in range(-1, 2) for x in range(-1, 2)}
+@pytest.mark.parametrize("names", [["crop", "flip"], ["pad_crop", "erasing", "rand_augment"]])
+@pytest.mark.parametrize("count", [1, 5, 9])
+def test_images_in_memory_are_changed_there_in_batches_of_any_size(count: int, names: list[str]) -> None:
+    feed = batches(some(count), GREY, 4, seed=1, augmentation=names)
+    assert isinstance(feed, InMemory)
+    made = epoch(feed, 0)
+    assert sorted(torch.cat([batch["index"] for batch in made]).tolist()) == list(range(count))
+    assert all(batch["images"].shape[1:] == (1, 8, 8) for batch in made)
+    other = epoch(feed, 1)
+    assert not torch.equal(made[0]["images"], other[0]["images"])
 
 
-def test_shift_repeats_the_border() -> None:
-    images = torch.full((50, 3, 20, 20), 77, dtype=torch.uint8)
-    assert torch.equal(augment.shift(images, torch.Generator().manual_seed(0)), images)
-
-
-def test_flip_mirrors_about_half() -> None:
-    images = torch.arange(8, dtype=torch.uint8).expand(400, 1, 8, 8)
-    flipped = augment.flip(images, torch.Generator().manual_seed(0))
-    mirrored = (flipped[:, 0, 0, 0] == 7).sum()
-    assert ((flipped[:, 0, 0, 0] == 7) | (flipped[:, 0, 0, 0] == 0)).all()
-    assert 150 < mirrored < 250
-
-
-def test_crop_is_refused_for_images_in_memory() -> None:
-    with pytest.raises(ValueError, match="crop works on single photos"):
-        augment.on_batches(["crop"])
+def test_what_chooses_a_box_comes_first_wherever_it_stands() -> None:
+    made = [
+        torch.cat([batch["images"] for batch in batches(some(20), GREY, 6, seed=1, augmentation=names)])
+        for names in (["crop", "flip", "erasing"], ["flip", "erasing", "crop"], ["flip", "crop", "erasing"])
+    ]
+    assert torch.equal(made[0], made[1])
+    assert torch.equal(made[0], made[2])
 
 
 def test_statistics_equal_those_of_the_whole_tensor() -> None:

@@ -1,30 +1,64 @@
-"""Images and labels: recognising a layout, checking it, and feeding it to a network."""
+"""Images and labels: recognising a layout, checking it, and feeding it to a network.
+
+`open` is the way to a data set. What is named here is loaded on first use: commands that need no torch read
+recipes, and those name augmentations.
+"""
 
 from collections.abc import Collection
+from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from cnnkit.data.builtin import BUILTIN
-from cnnkit.data.check import Examination, Finding, examine
-from cnnkit.data.folders import read_folder
-from cnnkit.data.sets import DataSet, Part
-from cnnkit.errors import Misuse
-from cnnkit.registry import unknown
+if TYPE_CHECKING:
+    from cnnkit.data.builtin import BUILTIN as BUILTIN
+    from cnnkit.data.check import Examination as Examination
+    from cnnkit.data.check import Finding as Finding
+    from cnnkit.data.check import examine as examine
+    from cnnkit.data.sets import DataSet as DataSet
+    from cnnkit.data.sets import Part as Part
 
-__all__ = ["BUILTIN", "DataSet", "Examination", "Finding", "Part", "examine", "open"]
+_WHERE = {
+    "BUILTIN": "cnnkit.data.builtin",
+    "DataSet": "cnnkit.data.sets",
+    "Examination": "cnnkit.data.check",
+    "Finding": "cnnkit.data.check",
+    "Part": "cnnkit.data.sets",
+    "examine": "cnnkit.data.check",
+}
+
+__all__ = [*_WHERE, "open"]
 
 
-def open(source: str | Path, *, data_dir: Path = Path("data"), without: Collection[str] = ()) -> DataSet:
+def __getattr__(name: str) -> Any:
+    if name in _WHERE:
+        return getattr(import_module(_WHERE[name]), name)
+    raise AttributeError(f"module 'cnnkit.data' has no attribute {name!r}")
+
+
+def open(
+    source: str | Path,
+    *,
+    data_dir: Path = Path("data"),
+    without: Collection[str] = (),
+    share: float | None = None,
+) -> "DataSet":
     """A data set before its split: a built-in name, or a folder whose layout is recognised.
 
     Args:
         source: `digits`, `mnist`, `fashion_mnist`, `cifar10`, or the path of an image folder.
         data_dir: where built-in sets are looked for and downloaded to.
         without: keys of images to leave out.
+        share: of each class, the part of the images to keep; those of a test part all stay.
 
     Raises:
         Misuse: there is neither a built-in set nor a folder of that name.
         Failure: what is there is no layout that is known, or a download failed.
     """
+    from cnnkit.data.builtin import BUILTIN
+    from cnnkit.data.folders import read_folder
+    from cnnkit.errors import Misuse
+    from cnnkit.registry import unknown
+
     name = str(source)
     if name in BUILTIN:
         data = BUILTIN[name](data_dir)
@@ -34,4 +68,5 @@ def open(source: str | Path, *, data_dir: Path = Path("data"), without: Collecti
         )
     else:
         data = read_folder(Path(source))
-    return data.without(without) if without else data
+    data = data.without(without) if without else data
+    return data.share(share) if share is not None else data

@@ -7,82 +7,42 @@ epoch.
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
-from cnnkit.data.augment import Augmentation, on_batches, on_photos
+from cnnkit.data.augment import Augmentation, Boxed, Item, apply, check, in_rgb, parse
+from cnnkit.data.cache import Tick, cached
+from cnnkit.data.order import Order, derive
+from cnnkit.data.photos import Batch, Files, Photos, Source, as_made, in_order
 from cnnkit.data.pictures import fit, to_tensor
 from cnnkit.data.sets import Part
 from cnnkit.weights.preprocessing import Preprocessing
 
-Batch = dict[str, Tensor]
+__all__ = ["Batch", "Batches", "InMemory", "Order", "Photos", "batches", "derive", "fits_in_memory", "fitted"]
+__all__ += ["sample", "statistics"]
 
 #: Images up to this many pixels a side are kept in memory, as long as they take no more than the bytes below.
 MEMORY_SIDE = 64
 MEMORY_BYTES = 2**30
 
-
-def derive(*numbers: int) -> int:
-    """A seed that depends on all of the numbers and shares nothing with its neighbours'."""
-    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)
-
-
-class Order:
-    """Which images make which batch, an epoch at a time; a batch sampler.
-
-    A last batch of one image joins the batch before it: batch norm has no variance of one value.
-
-    Args:
-        count: number of images.
-        batch_size: images a batch.
-        seed: where the permutations come from; None keeps the images in order.
-    """
-
-    def __init__(self, count: int, batch_size: int, seed: int | None = None) -> None:
-        self.count, self.batch_size, self.seed = count, batch_size, seed
-        self.epoch = 0
-        self.sampler = self  # where the Trainer looks for `set_epoch`
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the permutation; called by the Trainer before an epoch."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        full, rest = divmod(self.count, self.batch_size)
-        return full + (rest > 1 or full == 0)
-
-    def indices(self) -> list[Tensor]:
-        """The batches of the current epoch."""
-        if self.seed is None:
-            order = torch.arange(self.count)
-        else:
-            order = torch.randperm(self.count, generator=self.generator(0))
-        cuts = [self.batch_size * i for i in range(1, len(self))]
-        return list(order.tensor_split(cuts))
-
-    def generator(self, purpose: int) -> torch.Generator:
-        """A generator of its own for one purpose in the current epoch."""
-        return torch.Generator().manual_seed(derive(self.seed or 0, self.epoch, purpose))
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        """Batches of (epoch, index), so that a worker process knows the epoch."""
-        for batch in self.indices():
-            yield [(self.epoch, index) for index in batch.tolist()]
+#: Images that stand for a part whose images are in files, when its colours are measured.
+SAMPLE = 256
 
 
 class InMemory:
     """Batches cut out of one tensor: no Python call an image.
 
     Args:
-        pixels: (N, C, H, W) uint8 at the network's size.
+        pixels: (N, C, H, W) uint8 at the network's size, colours in the order RGB.
         labels: N class indices.
         order: which images make which batch.
-        augmentation: random changes, by name.
+        to: the network's input.
+        augmentation: random changes.
     """
 
     def __init__(
@@ -90,41 +50,23 @@ class InMemory:
         pixels: Tensor,
         labels: Sequence[int],
         order: Order,
+        to: Preprocessing,
         augmentation: Sequence[Augmentation] = (),
     ) -> None:
-        self.pixels, self.labels = pixels, torch.tensor(labels, dtype=torch.int64)
+        self.pixels, self.labels, self.to = pixels, torch.tensor(labels, dtype=torch.int64), to
         self.batch_sampler = order
-        self.augment = on_batches(augmentation)
+        self.augmentation = augmentation
 
     def __len__(self) -> int:
         return len(self.batch_sampler)
 
     def __iter__(self) -> Iterator[Batch]:
         generator = self.batch_sampler.generator(1)
-        for index in self.batch_sampler.indices():
-            images = self.augment(self.pixels[index], generator)
-            yield {"images": images, "labels": self.labels[index], "index": index}
-
-
-class Photos(Dataset[Batch]):
-    """Photos of one part, decoded and augmented one by one; items are asked for by (epoch, index)."""
-
-    def __init__(
-        self, part: Part, to: Preprocessing, seed: int, augmentation: Sequence[Augmentation] = ()
-    ) -> None:
-        self.part, self.to, self.seed = part, to, seed
-        self.before, self.after = on_photos(augmentation, to)
-
-    def __len__(self) -> int:
-        return len(self.part)
-
-    def __getitem__(self, which: tuple[int, int]) -> Batch:
-        epoch, index = which
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(derive(self.seed, epoch, 2, index))
-            image = self.after(fit(self.before(self.part.picture(index)), self.to))
-        label = torch.tensor(self.part.labels[index])
-        return {"images": to_tensor(image, self.to), "labels": label, "index": torch.tensor(index)}
+        for place, whole in enumerate(self.batch_sampler.indices()):
+            images = apply(self.augmentation, self.pixels.index_select(0, whole), generator)
+            piece = self.batch_sampler.piece(place)  # of the changed batch: all processes draw the same
+            index = whole[piece]
+            yield {"images": in_order(images[piece], self.to), "labels": self.labels[index], "index": index}
 
 
 #: What feeds a network; its `batch_sampler` is an `Order`.
@@ -152,32 +94,69 @@ def batches(
     batch_size: int,
     *,
     seed: int | None = None,
-    augmentation: Sequence[Augmentation] = (),
+    augmentation: Iterable[Item] = (),
     workers: int = 0,
+    cache: Path | None = None,
+    tick: Tick = lambda done, total: None,
 ) -> Batches:
-    """What feeds a network: shuffled and augmented where a seed is given, else in order and unchanged."""
+    """What feeds a network: shuffled and augmented where a seed is given, else in order and unchanged.
+
+    Args:
+        part: the images.
+        to: how they become the network's input.
+        batch_size: images a batch.
+        seed: where order and augmentation come from.
+        augmentation: random changes, resolved; or their names. One that chooses a box comes first.
+        workers: processes that decode photos.
+        cache: a folder where decoded photos are kept for later epochs and runs; made up to date before this
+            returns. Images in memory need none.
+        tick: called with the number of photos in the cache and their total, while it is made.
+
+    Raises:
+        Misuse: an augmentation is unknown or makes no sense for these images.
+        Failure: the cache cannot be made.
+    """
+    changes = sorted(parse(augmentation), key=lambda change: not isinstance(change, Boxed))
+    check(changes, len(to.mean))
     order = Order(len(part), batch_size, seed)
-    if fits_in_memory(len(part), to) and "crop" not in augmentation:
-        return InMemory(fitted(part, to), part.labels, order, augmentation)
+    boxed = next((change for change in changes if isinstance(change, Boxed)), None)
+    small = fits_in_memory(len(part), to) and (boxed is None or part.pixels is not None)
+    files = Files(part, in_rgb(to), draft=seed is not None and not small)
+    keep = cache if part.pixels is None else None
+    if small:
+        pixels = fitted(part, files.to) if keep is None else cached(files, keep, room=None, tick=tick).all()
+        return InMemory(pixels, part.labels, order, to, changes)
+    source: Source = files
+    if keep is not None:
+        source = cached(files, keep, room=boxed.room if boxed else None, tick=tick)
     return DataLoader(
-        Photos(part, to, seed or 0, augmentation),
+        Photos(source, part.labels, to, seed or 0, changes),
         batch_sampler=order,
         num_workers=workers,
+        collate_fn=as_made,
         persistent_workers=workers > 0,
         pin_memory=torch.cuda.is_available(),
         generator=torch.Generator(),  # or it would draw from the global one
     )
 
 
-def statistics(part: Part, to: Preprocessing, most: int = 256) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def sample(part: Part, to: Preprocessing, most: int = SAMPLE) -> Tensor:
+    """Images that stand for a part: all where they are kept in memory, else an even sample. Shape: (N, C, H,
+    W) uint8
+    """
+    everything = fits_in_memory(len(part), to)
+    return fitted(part, to, range(0, len(part), 1 if everything else max(1, len(part) // most)))
+
+
+def statistics(
+    part: Part, to: Preprocessing, most: int = SAMPLE
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and deviation of each channel of the fitted images, in [0, 1]; of an even sample where there are
     many.
 
     Images in memory are all counted.
     """
-    everything = fits_in_memory(len(part), to)
-    chosen = range(len(part)) if everything else range(0, len(part), max(1, len(part) // most))
-    pixels = fitted(part, to, chosen)
+    pixels = sample(part, to, most)
     count = pixels.numel() / pixels.shape[1]
     mean = variance = torch.zeros(pixels.shape[1], dtype=torch.float64)
     for chunk in torch.split(pixels, 1024):

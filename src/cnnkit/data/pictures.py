@@ -1,11 +1,13 @@
 """Image files as a person would see them, and as a network wants them."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from cnnkit.errors import Failure
@@ -18,6 +20,10 @@ _RESAMPLING = {
 }
 
 
+#: EXIF orientations that lay a picture on its side.
+_LYING = (5, 6, 7, 8)
+
+
 def read(path: Path, draft: tuple[int, int] | None = None) -> Image.Image:
     """A picture in mode L or RGB, turned upright as its EXIF tag says, transparency laid on white.
 
@@ -28,14 +34,35 @@ def read(path: Path, draft: tuple[int, int] | None = None) -> Image.Image:
     Raises:
         Failure: the file is missing, empty, no image, truncated, or has too many pixels.
     """
+    with _opened(path) as image:
+        if draft is not None:
+            image.draft(None, draft[::-1] if _lies(image) else draft)
+        image.load()
+        return seen(ImageOps.exif_transpose(image))
+
+
+def size(path: Path) -> tuple[int, int]:
+    """Width and height of the upright picture, from its header.
+
+    Raises:
+        Failure: the file is missing, empty, or no image.
+    """
+    with _opened(path) as image:
+        return image.size[::-1] if _lies(image) else image.size
+
+
+def _lies(image: Image.Image) -> bool:
+    return image.getexif().get(ExifTags.Base.Orientation) in _LYING
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """An image file, with what Pillow raises turned into one sentence."""
     try:
         if path.stat().st_size == 0:
             raise Failure(f"{path} is empty")
         with Image.open(path) as image:
-            if draft is not None:
-                image.draft(None, draft)
-            image.load()
-            return seen(ImageOps.exif_transpose(image))
+            yield image
     except UnidentifiedImageError:
         raise Failure(f"{path} is no image that can be read") from None
     except FileNotFoundError:
@@ -91,34 +118,48 @@ def _is_grey(image: Image.Image) -> bool:
 
 def fit(image: Image.Image, to: Preprocessing) -> Image.Image:
     """The picture at the network's size and number of channels, without augmentation."""
-    image = image.convert("L" if to.channels == "L" else "RGB")
     height, width = to.size
     if image.size == (width, height):
-        return image
-    resampling = _RESAMPLING[to.interpolation]
-    if to.fit == "squash":
-        return image.resize((width, height), resampling)
+        return image.convert(_mode(to))
+    made = scaled(image, scaled_size(image.size, to), to)
+    left, top = round((made.width - width) / 2), round((made.height - height) / 2)
     if to.fit == "pad":
-        scale = min(1.0, width / image.width, height / image.height)
-        small = image if scale == 1.0 else image.resize(_scaled(image, scale), resampling)
-        canvas = Image.new(image.mode, (width, height))
-        canvas.paste(small, ((width - small.width) // 2, (height - small.height) // 2))
+        canvas = Image.new(made.mode, (width, height))
+        canvas.paste(made, ((width - made.width) // 2, (height - made.height) // 2))
         return canvas
-    scale = max(width / image.width, height / image.height) / to.keep
-    large = image.resize(_scaled(image, scale), resampling)
-    left, top = round((large.width - width) / 2), round((large.height - height) / 2)
-    return large.crop((left, top, left + width, top + height))
+    return made if made.size == (width, height) else made.crop((left, top, left + width, top + height))
 
 
-def _scaled(image: Image.Image, scale: float) -> tuple[int, int]:
-    return max(1, round(image.width * scale)), max(1, round(image.height * scale))
+def scaled_size(size: tuple[int, int], to: Preprocessing) -> tuple[int, int]:
+    """Width and height that `fit` gives a picture of another width and height before it cuts or pads it."""
+    height, width = to.size
+    if to.fit == "squash":
+        return width, height
+    across, down = width / size[0], height / size[1]
+    scale = min(1.0, across, down) if to.fit == "pad" else max(across, down) / to.keep
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+
+
+def scaled(image: Image.Image, size: tuple[int, int], to: Preprocessing) -> Image.Image:
+    """The picture at a width and height, with the network's number of channels."""
+    image = image.convert(_mode(to))
+    return image if image.size == size else image.resize(size, _RESAMPLING[to.interpolation])
+
+
+def _mode(to: Preprocessing) -> str:
+    return "L" if to.channels == "L" else "RGB"
 
 
 def to_tensor(image: Image.Image, to: Preprocessing) -> Tensor:
     """A fitted picture as bytes in the network's channel order. Shape: (C, H, W) uint8"""
-    array: Any = np.array(image, dtype=np.uint8)
-    pixels = torch.from_numpy(array if array.ndim == 3 else array[:, :, None]).permute(2, 0, 1)
+    pixels = to_bytes(image)
     return (pixels.flip(0) if to.channels == "BGR" else pixels).contiguous()
+
+
+def to_bytes(image: Image.Image) -> Tensor:
+    """A picture's bytes as they lie in memory, the channels of a pixel together. Shape: (C, H, W) uint8"""
+    array: Any = np.array(image, dtype=np.uint8)
+    return torch.from_numpy(array if array.ndim == 3 else array[:, :, None]).permute(2, 0, 1)
 
 
 def to_picture(pixels: Tensor) -> Image.Image:

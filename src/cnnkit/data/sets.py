@@ -7,7 +7,7 @@ from pathlib import Path
 from PIL import Image
 from torch import Tensor
 
-from cnnkit.data.pictures import read, to_picture
+from cnnkit.data.pictures import read, size, to_picture
 from cnnkit.data.splits import TEST, VAL, hold_out
 from cnnkit.errors import Failure
 
@@ -36,6 +36,12 @@ class Part:
         if self.pixels is not None:
             return to_picture(self.pixels[index])
         return read(self.path(index), draft)
+
+    def size(self, index: int) -> tuple[int, int]:
+        """Width and height of one image, without decoding it."""
+        if self.pixels is not None:
+            return self.pixels.shape[3], self.pixels.shape[2]
+        return size(self.path(index))
 
     def path(self, index: int) -> Path:
         """Where an image's file is."""
@@ -81,6 +87,16 @@ class DataSet:
     def without(self, keys: Collection[str]) -> "DataSet":
         """The same data less the images of the given keys."""
         return replace(self, parts={name: part.without(keys) for name, part in self.parts.items()})
+
+    def share(self, share: float) -> "DataSet":
+        """The same data with a share of the images of each class, always the same ones; tests stay whole."""
+        return replace(
+            self,
+            parts={
+                name: part if name == "test" else part.select(hold_out(part.labels, share))
+                for name, part in self.parts.items()
+            },
+        )
 
     def split(self, stored: Mapping[str, Sequence[str]] | None = None) -> "DataSet":
         """The same data with a `train`, a `val` and, where it came in one piece, a `test` part.
