@@ -75,8 +75,8 @@ def ours(run: plan.Plan) -> float:
     clock = Clock()
     made = fit.make_trainer
 
-    def with_clock(recipe: object, directory: object, others: list[object]) -> object:
-        return made(recipe, directory, [*others, clock])  # type: ignore[arg-type]
+    def with_clock(recipe: object, directory: object, others: list[object], *rest: object) -> object:
+        return made(recipe, directory, [*others, clock], *rest)  # type: ignore[arg-type]
 
     fit.make_trainer = with_clock  # type: ignore[assignment]
     try:

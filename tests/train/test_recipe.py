@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from cnnkit.data.augment.move import Shift
 from cnnkit.errors import Misuse
 from cnnkit.train.optimizers import Adamw, Sgd
 from cnnkit.train.recipe import Recipe, entries, find, make, merged, read
@@ -39,7 +40,7 @@ def test_a_file_gives_settings(tmp_path: Path) -> None:
         'model = "lenet5"\nepochs = 3\naugment = ["shift"]\n[optimizer]\nname = "sgd"\nlr = 0.4\n'
     )
     made = make(read(tmp_path / "r.toml"), "r.toml")
-    assert made == Recipe(model="lenet5", epochs=3, augment=("shift",), optimizer=Sgd(lr=0.4))
+    assert made == Recipe(model="lenet5", epochs=3, augment=(Shift(),), optimizer=Sgd(lr=0.4))
 
 
 def test_what_is_stored_comes_back() -> None:

@@ -105,13 +105,14 @@ def test_the_rest_learns_more_slowly_than_the_head_and_its_norms_move(
 
 def test_slow_groups_hold_each_parameter_once_and_keep_their_decay() -> None:
     network = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Linear(2, 2))
-    slow = {id(p) for p in (*network[0].parameters(), *network[1].parameters())}
-    groups = slowed(parameter_groups(network, 0.1), slow, 0.5)
+    rates = {id(p): 0.25 for p in network[0].parameters()} | {id(p): 0.5 for p in network[1].parameters()}
+    groups = slowed(parameter_groups(network, 0.1), rates, 2.0)
     assert [(len(g["params"]), g["weight_decay"], g.get("lr")) for g in groups] == [
         (1, 0.1, None),
         (1, 0.0, None),
+        (2, 0.0, 1.0),
         (1, 0.1, 0.5),
-        (3, 0.0, 0.5),
+        (1, 0.0, 0.5),
     ]
 
 

@@ -13,10 +13,13 @@ VERBS = {
     "evaluate": "Score a trained network on a data set.",
     "predict": "Say what is on pictures.",
     "check": "Find what would spoil a training run.",
+    "augment": "Show what augmentation does to an image.",
+    "inspect": "Say what a network holds, costs and sees.",
     "explain": "Show what happens inside a trained network.",
     "models": "List the networks there are.",
     "recipes": "List the recipes there are.",
     "verify": "Compare networks with their papers.",
+    "reproduce": "Try the papers' claims.",
 }
 
 

@@ -1,14 +1,29 @@
 """`cnnkit evaluate`."""
 
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 import click
 
 from cnnkit.cli.output import as_json, device, emit, table
+from cnnkit.errors import Misuse
+
+if TYPE_CHECKING:
+    from cnnkit.train.evaluate import Evaluation, Fusion
+
+views = click.option(
+    "--views",
+    type=click.Choice(["center", "flip", "translate", "ten_crop", "multi_crop", "dense", "multi_scale"]),
+    default="center",
+    show_default=True,
+    help="Views of each image whose predictions are averaged.",
+)
 
 
-@click.command("evaluate", short_help="Score a trained network on a data set.")
-@click.argument("run", metavar="RUN_OR_ARTEFACT")
-@click.argument("source", metavar="DATA")
+@click.command("evaluate", short_help="Score trained networks on a data set.")
+@click.argument("names", metavar="RUN_OR_ARTEFACT... DATA", nargs=-1, required=True)
 @click.option("--split", type=click.Choice(["train", "val", "test", "all"]), help="Which part of the data.")
+@views
 @click.option("--data-dir", type=click.Path(file_okay=False), help="Where built-in data sets are.")
 @device
 @click.option(
@@ -16,29 +31,68 @@ from cnnkit.cli.output import as_json, device, emit, table
 )
 @as_json
 def command(
-    run: str, source: str, split: str | None, data_dir: str | None, device: str, workers: int, as_json: bool
+    names: tuple[str, ...],
+    split: str | None,
+    views: str,
+    data_dir: str | None,
+    device: str,
+    workers: int,
+    as_json: bool,
 ) -> None:
-    """Score a trained network on DATA: accuracy, and precision and recall of each class.
+    """Score trained networks on DATA: accuracy, and precision and recall of each class.
 
     \b
     Examples:
       cnnkit evaluate runs/classify/lenet5-digits digits
       cnnkit evaluate best.safetensors photos/ --split val
+      cnnkit evaluate runs/a runs/b runs/c cifar10 --views flip
 
     On the data of the run itself its own split is used, so that nothing is scored that the network has seen.
-    """
-    from cnnkit.train.evaluate import evaluate
+    Of several networks the mean of their probabilities is scored too; each has its own preprocessing.
 
-    found = evaluate(run, source, split=split, data_dir=data_dir, device=device, workers=workers)
+    \b
+    --views      of each image
+      flip         2: as fitted, and mirrored
+      translate    6: moved by a pixel both ways, and mirrored (airbench)
+      ten_crop     10: corners and centre, and mirrored (AlexNet)
+      multi_crop   150: 5 x 5 crops at three scales, and mirrored (VGG)
+      dense        all positions of the whole image, and mirrored (VGG)
+      multi_scale  the same at three scales
+    """
+    *runs, source = names
+    if not runs:
+        raise click.UsageError("Missing argument 'DATA'.")
+    if (Path(source) / "best.safetensors").is_file():
+        raise Misuse(f"{source} is a run; name the data last")
+    from cnnkit.train.evaluate import fuse
+
+    found = fuse(runs, source, split=split, views=views, data_dir=data_dir, device=device, workers=workers)
     if as_json:
-        emit(found.to_json())
+        emit(found.to_json() if len(runs) > 1 else found.together.to_json())
         return
+    _show_classes(found.together)
+    if len(runs) > 1:
+        _show_networks(found)
+    scored, word = found.together, "together accuracy" if len(runs) > 1 else "accuracy"
+    looked = "" if views == "center" else f", {views}"
+    click.echo(f"\n{word} {scored.scores.accuracy:.2%} on {scored.part}, {scored.images:,} images{looked}")
+    if scored.remark:
+        click.echo(scored.remark)
+
+
+def _show_classes(found: "Evaluation") -> None:
     columns = ["class", "images", "precision", "recall", "f1"]
     rows = [
         [row["class"], f"{row['images']:,}", *(f"{row[name]:.3f}" for name in columns[2:])]
         for row in found.scores.per_class()
     ]
     table(columns, rows, right="images precision recall f1")
-    click.echo(f"\naccuracy {found.scores.accuracy:.2%} on {found.part}, {found.images:,} images")
-    if found.remark:
-        click.echo(found.remark)
+
+
+def _show_networks(found: "Fusion") -> None:
+    rows = [
+        [name, f"{one.scores.accuracy:.2%}", f"{one.scores.loss:.4f}"]
+        for name, one in [*found.alone.items(), ("together", found.together)]
+    ]
+    click.echo()
+    table(["network", "accuracy", "loss"], rows, right="accuracy loss")

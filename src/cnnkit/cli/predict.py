@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from cnnkit.cli.evaluate import views
 from cnnkit.cli.output import as_json, device, emit
 from cnnkit.errors import Failure, Misuse
 
@@ -15,10 +16,17 @@ from cnnkit.errors import Failure, Misuse
 @click.option("--weights", metavar="SOURCE", help="Instead of RUN: a file, torchvision, timm:TAG.")
 @click.option("--model", metavar="NAME", help="The network of --weights. [recognised in files]")
 @click.option("--top", type=click.IntRange(1), default=5, show_default=True, help="Classes an image.")
+@views
 @device
 @as_json
 def command(
-    names: tuple[str, ...], weights: str | None, model: str | None, top: int, device: str, as_json: bool
+    names: tuple[str, ...],
+    weights: str | None,
+    model: str | None,
+    top: int,
+    views: str,
+    device: str,
+    as_json: bool,
 ) -> None:
     """Say what is on pictures: files, folders of them, or patterns in quotes.
 
@@ -30,7 +38,7 @@ def command(
 
     What predicts is a run's folder, an artefact, or weights of others: a state dict of torchvision, timm or
     a network's authors, or a published name. A file that cannot be read is named, the others are predicted,
-    and the exit code is 1.
+    and the exit code is 1. --views is explained by `cnnkit evaluate --help`.
     """
     source, images = (names[0], names[1:]) if weights is None and names else (weights, names)
     if source is None or not images:
@@ -39,6 +47,10 @@ def command(
     from cnnkit.tasks.classify import load
 
     network, found, bad = load(source, device, model=model), [], 0
+    if views != "center":
+        from cnnkit.tasks.views import Viewer
+
+        network = Viewer(network, views)
     for path in paths:
         try:
             prediction = network.predict(path, top)

@@ -27,19 +27,49 @@ class Names(click.ParamType[tuple[str, ...]]):
         return tuple(value.split(",")) if value != "none" else ()
 
 
+#: Headings of the help, each with the first setting below it.
+SECTIONS = {
+    "model": "Network and its start",
+    "epochs": "Steps",
+    "label_smoothing": "Regularisation",
+    "augment": "Images",
+    "seed": "Machine",
+    "recipe_name": "Run",
+}
+
+
+class Sectioned(click.Command):
+    """A command whose many flags are listed below headings."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """All flags, in their order."""
+        sections: list[tuple[str, list[tuple[str, str]]]] = []
+        for parameter in self.get_params(ctx):
+            if parameter.name in SECTIONS:
+                sections.append((SECTIONS[parameter.name], []))
+            record = parameter.get_help_record(ctx)
+            if record is not None and isinstance(parameter, click.Option):
+                sections[-1][1].append(record)
+        for title, records in sections:
+            with formatter.section(title):
+                formatter.write_dl(records)
+
+
 def recipe_flags(function: F) -> F:
     """A flag for each field of `Recipe`, in its order; None where it was not given."""
     hints = get_type_hints(Recipe)
     for setting in reversed(dataclasses.fields(Recipe)):
-        if setting.name == "data":
-            continue  # the argument DATA
+        if setting.name in {"data", "arguments"}:
+            continue  # the argument DATA, and what only `--set` can say
         text = setting.metadata["help"]
-        if setting.default is not None and setting.default is not False:
+        if setting.default is not None and setting.default not in (False, ()):
             text += f" [{getattr(setting.default, 'name', setting.default)}]"
         for short, whole in reversed(SHORT.items()):
             if whole.partition(".")[0] == setting.name:
                 function = _short(short, whole)(function)
-        kind, metavar = _kind(hints[setting.name], setting.metadata.get("choices"))
+        if setting.metadata.get("many"):
+            text += f" Any of: {', '.join(setting.metadata['choices'])}."
+        kind, metavar = _kind(hints[setting.name], setting.metadata)
         names = (_flag(setting.name), *ALIASES.get(setting.name, ()), setting.name)
         if kind is bool:
             function = click.option(*names, is_flag=True, default=None, help=text)(function)
@@ -67,9 +97,11 @@ def _flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def _kind(hint: Any, choices: Mapping[str, Any] | None) -> tuple[Any, str | None]:
-    if choices is not None:
-        return click.Choice(list(choices)), "|".join(choices)
+def _kind(hint: Any, known: Mapping[str, Any]) -> tuple[Any, str | None]:
+    if known.get("many"):
+        return Names(), "NAME,..."
+    if "choices" in known:
+        return click.Choice(list(known["choices"])), "|".join(known["choices"])
     if get_origin(hint) in (Union, types.UnionType):
         hint = next(part for part in get_args(hint) if part is not type(None))
     if get_origin(hint) is Literal:
@@ -97,7 +129,7 @@ def assignments(pairs: tuple[str, ...]) -> dict[str, Any]:
     return found
 
 
-@click.command("train", short_help="Train a network on your images.")
+@click.command("train", cls=Sectioned, short_help="Train a network on your images.")
 @click.argument("source", metavar="[DATA]", required=False)
 @recipe_flags
 @click.option(
@@ -146,6 +178,7 @@ def command(
     given = {name: value for name, value in flags.items() if value is not None}
     settings = merged(find(recipe_name) if recipe_name else {}, {**given, **assignments(pairs)})
     require_known(settings.get("model"))
+    from cnnkit.train.distributed import leads
     from cnnkit.train.fit import fit
 
     run = fit(
@@ -158,6 +191,8 @@ def command(
         console=progress(quiet),
         **settings,
     )
+    if not leads():
+        return
     summary = run.summary
     if as_json:
         emit(summary | {"run": str(run.path), "best": str(run.best), "report": str(run.report)})

@@ -38,6 +38,23 @@ def curves(charts: Mapping[str, Mapping[str, Sequence[float]]], x: Sequence[floa
     return made
 
 
+def tried(
+    title: str, x: Sequence[float], y: Sequence[float], chosen: float, labels: tuple[str, str]
+) -> Figure:
+    """What was tried, over a logarithmic axis, and a line at what was chosen."""
+    made, (axis,) = figure(5.2, 3.2)
+    axis.plot(x, y, color=COLOURS[0], linewidth=1.8, marker="o" if len(x) < 20 else None)
+    axis.axvline(chosen, color=COLOURS[1], linewidth=1.4, linestyle="--")
+    axis.annotate(
+        f" {chosen:g}", (chosen, 1), xycoords=("data", "axes fraction"), color=COLOURS[1], fontsize=9
+    )
+    axis.set_xscale("log")
+    axis.set_title(title, fontsize=11, color=INK, loc="left")
+    axis.set_xlabel(labels[0], fontsize=9, color=INK)
+    axis.set_ylabel(labels[1], fontsize=9, color=INK)
+    return made
+
+
 def confusion(matrix: Tensor, classes: Sequence[str]) -> Figure:
     """A confusion matrix: rows are true classes, colours shares of the row. Shape: (classes, classes)"""
     count = len(classes)

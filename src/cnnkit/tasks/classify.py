@@ -123,7 +123,12 @@ class Classify:
         return output.logits if isinstance(output, WithAux) else output
 
     def loss(self, output: Tensor | WithAux, labels: Tensor) -> Tensor:
-        """Mean loss of a batch, and of auxiliary logits with their weight. Shape: (N, classes), (N,) -> ()"""
+        """Mean loss of a batch, and of auxiliary logits with their weight.
+
+        Labels may be probabilities, as mixed images have them.
+
+        Shape: (N, classes), (N,) or (N, classes) -> ()
+        """
         own = self._loss(self.logits(output), labels)
         if not isinstance(output, WithAux):
             return own
@@ -131,13 +136,14 @@ class Classify:
 
     def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         if self.kind == "squared_error":
-            return functional.mse_loss(logits, 2.0 * functional.one_hot(labels, logits.shape[1]) - 1.0)
+            rows = labels if labels.ndim == 2 else functional.one_hot(labels, logits.shape[1])
+            return functional.mse_loss(logits, 2.0 * rows - 1.0)
         return functional.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
 
     def score(self, outputs: Iterable[tuple[Tensor, Tensor]]) -> Scores:
         """Score logits and labels that come a batch at a time, in the order of the part."""
         count = len(self.classes)
-        matrix = MulticlassConfusionMatrix(count)
+        matrix = MulticlassConfusionMatrix(count, sync_on_compute=False)  # it has all: one process scores
         loss, hits, predicted, confidence = 0.0, 0, [], []
         for logits, labels in outputs:
             logits, labels = logits.float().cpu(), labels.cpu()

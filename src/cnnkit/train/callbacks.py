@@ -13,6 +13,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch.utils.tensorboard import SummaryWriter
 
 from cnnkit.train.directory import Directory
+from cnnkit.train.distributed import ALONE, World
 from cnnkit.train.module import LOOK, Training
 
 #: Share of the time spent waiting for data from which on it is worth changing something.
@@ -20,15 +21,21 @@ WAITING = 0.2
 
 
 class AtomicIO(TorchCheckpointIO):
-    """Checkpoints go through the run directory, which never leaves half of one."""
+    """Checkpoints go through the run directory, which never leaves half of one and which the first process
+    has.
+    """
 
-    def __init__(self, directory: Directory) -> None:
+    def __init__(self, directory: Directory, world: World = ALONE) -> None:
         super().__init__()
-        self.directory = directory
+        self.directory, self.world = directory, world
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         """Write the checkpoint, all or nothing."""
         self.directory.save_checkpoint(checkpoint)
+
+    def load_checkpoint(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """The checkpoint, on every process."""
+        return self.world.led(self.directory.load_checkpoint)
 
 
 class Clock:
@@ -65,6 +72,7 @@ class Keeper(Checkpoint):
         save_best: writes the artefact, given the validation metrics.
         done: rows of the epochs that an earlier run finished.
         show: told of each new row.
+        world: the processes of the run; the first writes and shows.
     """
 
     def __init__(
@@ -73,14 +81,17 @@ class Keeper(Checkpoint):
         save_best: Callable[[Path, dict[str, float]], None],
         done: list[dict[str, float]],
         show: Callable[[Mapping[str, float]], None],
+        world: World = ALONE,
     ) -> None:
         self.directory, self.save_best, self.history = directory, save_best, list(done)
-        self.show = show
+        self.show, self.world = show, world
         self.clock = Clock()
         self.writer: SummaryWriter | None = None
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Open TensorBoard's file; what it holds of unfinished epochs is struck out."""
+        if not self.world.first:
+            return
         self.writer = SummaryWriter(
             str(self.directory.path / "tensorboard"), purge_step=len(self.history) + 1
         )
@@ -111,26 +122,33 @@ class Keeper(Checkpoint):
         """Keep what the epoch brought."""
         if not isinstance(pl_module, Training) or pl_module.scores is None:
             raise TypeError(f"Keeper keeps validated Training, got {type(pl_module).__name__}")
-        row = {"epoch": trainer.current_epoch + 1, "lr": pl_module.optimizer.param_groups[0]["lr"]}
-        row |= {f"train/{name}": value for name, value in pl_module.trained().items()}
-        row |= {f"val/{name}": value for name, value in pl_module.scores.to_json().items()}
-        seconds = self.clock.seconds
-        row |= {
-            "seconds": round(seconds, 3),
-            "images_per_second": round(pl_module.images / seconds, 1),
-            "waiting": round(self.clock.waiting / seconds, 3),
-        }
+        row = self.world.led(lambda: self._row(trainer, pl_module))
         best = best_of(self.history)
         self.history.append(row)
         if best is None or best_of(self.history) is row:
             self.save_best(self.directory.best, pl_module.scores.to_json())
         trainer.save_checkpoint(self.directory.last)
+        if not self.world.first:
+            return
         self.directory.write_metrics(self.history)
         self.show(row)
         if self.writer is not None:
             for name, value in row.items():
                 self.writer.add_scalar(name, value, trainer.current_epoch + 1)
             self.writer.flush()
+
+    def _row(self, trainer: Trainer, pl_module: Training) -> dict[str, float]:
+        """What there is to say of the epoch."""
+        scores = pl_module.scores.to_json() if pl_module.scores else {}
+        row = {"epoch": trainer.current_epoch + 1, "lr": pl_module.optimizer.param_groups[0]["lr"]}
+        row |= {f"train/{name}": value for name, value in pl_module.trained().items()}
+        row |= {f"val/{name}": value for name, value in scores.items()}
+        seconds = self.clock.seconds
+        return row | {
+            "seconds": round(seconds, 3),
+            "images_per_second": round(pl_module.images / seconds, 1),
+            "waiting": round(self.clock.waiting / seconds, 3),
+        }
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: Any) -> None:
         """The metrics so far go into the checkpoint, which alone decides what has been done."""
@@ -214,7 +232,7 @@ class Live(Callback):
         if self.bar.disable or now - self.drawn < 0.1 or not isinstance(pl_module, Training):
             return
         self.drawn = now
-        speed = pl_module.images / (now - self.began)
+        speed = pl_module.images * pl_module.world.size / (now - self.began)
         self.bar.update(self.row, completed=batch_idx + 1, loss=pl_module.trained()["loss"], speed=speed)
         self.bar.refresh()
 

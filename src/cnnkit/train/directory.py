@@ -14,11 +14,17 @@ from typing import Any
 
 import tomli_w
 import torch
+from torch import nn
 
 import cnnkit
 from cnnkit.errors import Failure, Misuse
 from cnnkit.train.recipe import read
+from cnnkit.weights.artefact import load_preprocessing, save_preprocessing
 from cnnkit.weights.files import atomic
+from cnnkit.weights.preprocessing import Preprocessing
+
+#: Where a run keeps the whitening that it learned.
+LEARNED = "preprocessing.safetensors"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,9 +59,31 @@ class Directory:
         return read(self.path / "config.toml")
 
     @property
+    def preprocessing(self) -> Preprocessing:
+        """How images become the input, with what was learned of the training part."""
+        plain = Preprocessing.from_dict(self.config["preprocessing"])
+        return load_preprocessing(self.path / LEARNED) if plain.values else plain
+
+    @property
     def split(self) -> dict[str, list[str]]:
         """Keys that were set aside, by part."""
         return json.loads((self.path / "split.json").read_text("utf-8"))
+
+    @property
+    def is_begun(self) -> bool:
+        """Whether all is there that a run needs to be gone on with."""
+        return (self.path / "split.json").is_file()
+
+    @property
+    def job(self) -> dict[str, Any]:
+        """Which start of torchrun the run is of, where it is of one."""
+        return self.config.get("job", {}) if (self.path / "config.toml").is_file() else {}
+
+    @property
+    def found(self) -> dict[str, Any]:
+        """What was tried before the run, where something was."""
+        file = self.path / "found.json"
+        return json.loads(file.read_text("utf-8")) if file.is_file() else {}
 
     @property
     def is_taken(self) -> bool:
@@ -97,7 +125,7 @@ class Directory:
         Raises:
             Misuse: there is none.
         """
-        if not (self.path / "split.json").is_file():
+        if not self.is_begun:
             raise Misuse(f"{self.path} holds no run to resume; start one without --resume")
         for scratch in self.path.glob(".*.*"):
             scratch.unlink()
@@ -110,6 +138,13 @@ class Directory:
     def write_config(self, config: Mapping[str, Any]) -> None:
         """The resolved configuration as TOML."""
         self.write("config.toml", tomli_w.dumps(config))
+
+    def write_learned(self, preprocessing: Preprocessing) -> None:
+        """What preprocessing learned of the training part, where it learns anything; the configuration has
+        the rest.
+        """
+        if preprocessing.values:
+            save_preprocessing(self.path / LEARNED, preprocessing)
 
     def write_json(self, name: str, value: Any) -> None:
         """A value as indented JSON."""
@@ -153,6 +188,12 @@ class Directory:
         if not isinstance(found, dict) or "state_dict" not in found or "history" not in found:
             raise Failure(f"{self.last} was not written by cnnkit train")
         return found
+
+    def restore(self, network: nn.Module) -> None:
+        """Give a network the weights of the checkpoint."""
+        entries = self.load_checkpoint()["state_dict"]
+        own = {name.removeprefix("model."): t for name, t in entries.items() if name.startswith("model.")}
+        network.load_state_dict(own)
 
 
 def environment() -> str:

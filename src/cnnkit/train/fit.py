@@ -2,32 +2,41 @@
 
 import errno
 import logging
-import os
 import signal
 import threading
 import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.pytorch import Callback, Trainer
 from rich.console import Console
-from torch import nn
+from torch import Tensor, nn
 
-from cnnkit.data.batches import Batches, Order, batches
+from cnnkit.data.batches import Batches, Order, batches, derive, fitted
+from cnnkit.data.cache import Tick
 from cnnkit.errors import Failure, Stopped
-from cnnkit.models import create
 from cnnkit.tasks.classify import Classify, Scores, load, outputs
+from cnnkit.train.cached import Features, cut, run_once
 from cnnkit.train.callbacks import AtomicIO, Keeper, Live, Patience, best_of, gave_up
+from cnnkit.train.changing import arguments, change, fresh
 from cnnkit.train.directory import Directory
+from cnnkit.train.distributed import ALONE, World, cores, may_skip, strategy, together
+from cnnkit.train.find import settle
+from cnnkit.train.mix import noisy
 from cnnkit.train.module import Training
 from cnnkit.train.panels import write_report
-from cnnkit.train.plan import Plan, find, new, resumed
+from cnnkit.train.parted import weights_of
+from cnnkit.train.plan import Plan, find, follow, new, resumed
 from cnnkit.train.recipe import Recipe
-from cnnkit.train.transfer import carried_over, hold
+from cnnkit.train.synchronised import synchronised
+from cnnkit.train.transfer import Unfreezer, hold, levels, shares
 from cnnkit.weights import artefact
 from cnnkit.weights.artefact import Card
 
@@ -62,43 +71,71 @@ def fit(
         Failure: it could not be done: data, disk, memory, numbers.
         Stopped: it was interrupted; what was done is saved.
     """
-    console = console or Console(stderr=True)
     began = time.perf_counter()
-    if resume:
-        plan = resumed(source, output, settings)
-    else:
-        plan = new(
-            source,
-            output,
-            overwrite=overwrite,
-            data_dir=Path(data_dir),
-            skip_bad=skip_bad,
-            console=console,
-            settings=settings,
-        )
-    recipe = plan.recipe
-    console.print(_opening(plan), highlight=False, soft_wrap=True)
-    if plan.transfer is not None:
-        told = plan.transfer.told(str(recipe.model), recipe.freeze, recipe.backbone_factor or 1.0)
-        console.print(told, highlight=False, soft_wrap=True)
     threads = torch.get_num_threads()
-    torch.set_num_threads(recipe.threads or threads)
-    try:
-        with _clear_words(plan), _stoppable(plan):
-            history = descend(plan, console)
-            _finish(plan, history, time.perf_counter() - began)
-    finally:
-        torch.set_num_threads(threads)
+    with together() as world:
+        console = (console or Console(stderr=True)) if world.first else Console(quiet=True)
+        if not world.first:
+            plan = follow(*world.received())
+        elif resume:
+            plan = resumed(source, output, settings)
+        else:
+            plan = new(
+                source,
+                output,
+                overwrite=overwrite,
+                data_dir=Path(data_dir),
+                skip_bad=skip_bad,
+                console=console,
+                settings=settings,
+            )
+        torch.set_num_threads(plan.recipe.threads or threads)
+        try:
+            with _clear_words(plan), _stoppable(plan):
+                if world.first:
+                    _tell(plan, world, console)
+                    plan = _settled(plan, console)
+                    world.send(plan.shared)
+                history = descend(plan, console, world)
+                if world.first:
+                    _finish(plan, history, time.perf_counter() - began)
+        finally:
+            torch.set_num_threads(threads)
     return plan.directory
 
 
-def _opening(plan: Plan) -> str:
+def _tell(plan: Plan, world: World, console: Console) -> None:
+    """Say what is going to be trained."""
+    recipe = plan.recipe
+    console.print(_opening(plan, world), highlight=False, soft_wrap=True)
+    if plan.transfer is not None:
+        told = plan.transfer.told(str(recipe.model), recipe.freeze, recipe.backbone_factor or 1.0)
+        console.print(told, highlight=False, soft_wrap=True)
+
+
+def _opening(plan: Plan, world: World) -> str:
     recipe, data = plan.recipe, plan.data
     return (
         f"{recipe.model} on {data.name}: {len(data.parts['train']):,} training images, "
         f"{len(data.classes)} classes, {recipe.image_size} px, batch {recipe.batch_size}, "
         f"lr {recipe.optimizer.lr:g}, seed {recipe.seed}, {recipe.device}"
+        + (f", shared by {world.size} processes" if world.size > 1 else "")
     )
+
+
+def _settled(plan: Plan, console: Console) -> Plan:
+    """The plan with what was to be found by trying, which is stored; a run that has begun knows it."""
+    if not plan.recipe.find:
+        return plan
+    network, _ = build(plan)
+    task = Classify(plan.data.classes, plan.recipe.loss, plan.recipe.label_smoothing)
+    recipe, tried = settle(plan.recipe, network, feeds(plan)[0], plan.preprocessing, task.loss)
+    config = {**plan.config, "recipe": recipe.to_dict()}
+    plan.directory.write_json("found.json", tried)
+    plan.directory.write_config(config)
+    told = {"lr": f"lr {recipe.optimizer.lr:g}", "batch_size": f"batch {recipe.batch_size}"}
+    console.print(f"found by trying: {', '.join(told[name] for name in tried)}", highlight=False)
+    return replace(plan, recipe=recipe, config=config)
 
 
 def build(plan: Plan) -> tuple[nn.Module, Card]:
@@ -110,20 +147,23 @@ def build(plan: Plan) -> tuple[nn.Module, Card]:
         "images": len(data.parts["train"]),
         "seed": recipe.seed,
     }
-    if transfer is None:
-        arguments = {"num_classes": len(data.classes), "in_channels": len(plan.preprocessing.mean)}
-    else:
-        arguments = transfer.arguments
+    if transfer is not None:
         provenance["weights"] = transfer.provenance
     torch.manual_seed(recipe.seed)
-    network = create(spec.name, **arguments) if plan.start is None else plan.start
+    network = plan.start
+    if network is None:
+        network = fresh(recipe, data, plan.preprocessing, transfer)
+    looks = any(start.looks for start in recipe.init)
+    surgery = list(transfer.surgery) if transfer else []
+    surgery += change(network, recipe, plan.preprocessing, _first_images(plan) if looks else None)
     hold(network, recipe.freeze)
     card = Card(
         model=spec.name,
         task="classify",
         classes=list(data.classes),
         preprocessing=plan.preprocessing,
-        arguments=arguments,
+        arguments=arguments(recipe, data, plan.preprocessing, transfer),
+        surgery=surgery,
         recipe=recipe.to_dict(),
         provenance=provenance,
         licence=transfer.licence or None if transfer else None,
@@ -131,72 +171,138 @@ def build(plan: Plan) -> tuple[nn.Module, Card]:
     return network, card
 
 
-def feeds(plan: Plan) -> tuple[Batches, Batches]:
-    """Batches of the training part, shuffled and augmented, and of the validation part."""
+def _first_images(plan: Plan) -> Tensor:
+    """A normalised batch of the training part."""
+    part, to = plan.data.parts["train"], plan.preprocessing
+    return to.normalise(fitted(part, to, range(min(len(part), plan.recipe.batch_size or 1))))
+
+
+def feeds(plan: Plan, tick: Tick = lambda done, total: None) -> tuple[Batches, Batches]:
+    """Batches of the training part, shuffled and augmented, and of the validation part.
+
+    Where the recipe has a cache, it is made first, and `tick` is told how far it is.
+    """
     recipe, to = plan.recipe, plan.preprocessing
+    cache = Path(recipe.cache) if recipe.cache else None
     size, workers = recipe.batch_size or 1, recipe.workers or 0
+    part = plan.data.parts["train"]
+    if recipe.label_noise:
+        random = np.random.default_rng(derive(recipe.seed, 5))
+        part = replace(part, labels=noisy(part.labels, len(plan.data.classes), recipe.label_noise, random))
     train = batches(
-        plan.data.parts["train"],
+        part,
         to,
         size,
         seed=recipe.seed,
         augmentation=recipe.augment or (),
         workers=workers,
+        cache=cache,
+        tick=tick,
     )
-    return train, batches(
-        plan.data.parts["val"], to, max(size, 256 if workers == 0 else size), workers=workers
+    size = max(size, 256 if workers == 0 else size)
+    return train, batches(plan.data.parts["val"], to, size, workers=workers, cache=cache, tick=tick)
+
+
+def features(plan: Plan, body: nn.Module, train: Batches, val: Batches) -> tuple[Features, Features]:
+    """What the frozen part of the network makes of both parts of the data."""
+    recipe, to, folder = plan.recipe, plan.preprocessing, plan.directory.path
+    views = recipe.cached_features or 1
+    return (
+        run_once(body, train, to, views, recipe.device, folder),
+        run_once(body, val, to, 1, recipe.device, folder),
     )
 
 
-def descend(plan: Plan, console: Console) -> list[dict[str, float]]:
+def descend(plan: Plan, console: Console, world: World = ALONE) -> list[dict[str, float]]:
     """Gradient descent from where the run stands to its last epoch; the rows of all epochs."""
     recipe, directory = plan.recipe, plan.directory
-    done = directory.load_checkpoint()["history"] if directory.last.exists() else []
+    done = world.led(lambda: directory.load_checkpoint()["history"] if directory.last.exists() else [])
     if len(done) >= recipe.epochs or gave_up(done, recipe.early_stop):
         return done
     model, card = build(plan)
+    if done and world.first and recipe.cached_features is not None:
+        directory.restore(model)
+    world.align(model)
+    if world.size > 1 and (recipe.sync_batch_norm or recipe.distribute == "fsdp"):
+        model = synchronised(model, recipe.device)
     task = Classify(plan.data.classes, recipe.loss, recipe.label_smoothing)
-    slow = carried_over(model, plan.transfer.head) if plan.transfer else []
-    training = Training(model, task, plan.preprocessing, recipe, slow)
+    found = levels(model, plan.transfer.head) if plan.transfer else []
+    rates = shares(found, recipe.backbone_factor or 1.0, recipe.stage_factor or 1.0)
+    train: Batches | Features
+    val: Batches | Features
+    with world.in_turn(), console.status("reading the images") as status:
+        whole = feeds(plan, lambda done, all: status.update(f"caching photo {done:,} of {all:,}"))
+    train, val = whole
+    parted = None
+    if recipe.cached_features is not None:
+        parted = cut(model, str(recipe.freeze), _first_images(plan))
+        with console.status("running the frozen part once"):
+            train, val = features(plan, parted.body(model), *whole)
+    for feed in (train, val):
+        if isinstance(feed.batch_sampler, Order):
+            feed.batch_sampler.among(world.rank, world.size)
+    training = Training(model, task, plan.preprocessing, recipe, rates, parted, world)
 
     def save_best(path: Path, metrics: dict[str, float]) -> None:
-        weights = training.evaluated.state_dict()
-        artefact.save(path, weights, artefact.with_metrics(card, "val", metrics))
+        weights = weights_of(training.evaluated)
+        if world.first:
+            artefact.save(path, weights, artefact.with_metrics(card, "val", metrics))
 
     live = Live(console, recipe.epochs, _advice(recipe))
-    keeper = Keeper(directory, save_best, done, live.show)
+    keeper = Keeper(directory, save_best, done, live.show, world)
     callbacks: list[Callback] = [live, keeper]
     if recipe.early_stop is not None:
         callbacks.append(Patience(keeper.history, recipe.early_stop))
-    train, val = feeds(plan)
+    if recipe.unfreeze is not None:
+        callbacks.append(Unfreezer(recipe.unfreeze, found))
     if isinstance(
         train.batch_sampler, Order
     ):  # the Trainer makes its first iterator before it sets the epoch
         train.batch_sampler.set_epoch(len(done))
     with _without_advice():
-        trainer = make_trainer(recipe, directory, callbacks)
+        trainer = make_trainer(recipe, directory, callbacks, world, may_skip(model, recipe))
         trainer.fit(training, train, val, ckpt_path=str(directory.last) if done else None, weights_only=True)
     return keeper.history
 
 
 def _advice(recipe: Recipe) -> str:
     """What to change where the network waits for data."""
-    cores = os.cpu_count() or 1
-    more = f"--workers {min(cores, 2 * (recipe.workers or 1))}" if (recipe.workers or 0) < cores else ""
+    most = cores()
+    more = f"--workers {min(most, 2 * (recipe.workers or 1))}" if (recipe.workers or 0) < most else ""
     return f"try {more}" if more else "the processor cannot decode the photos any faster"
 
 
-def make_trainer(recipe: Recipe, directory: Directory, callbacks: list[Callback]) -> Trainer:
-    """Lightning's Trainer with its own files, bars and tables off: the callbacks do that."""
+def make_trainer(
+    recipe: Recipe,
+    directory: Directory,
+    callbacks: list[Callback],
+    world: World = ALONE,
+    skips: bool = False,
+) -> Trainer:
+    """Lightning's Trainer with its own files, bars and tables off: the callbacks do that.
+
+    Args:
+        skips: whether there are steps that leave out some of the weights.
+    """
     kind, _, index = recipe.device.partition(":")
+    plugins: list[Any] = [AtomicIO(directory, world)]
+    shared: dict[str, Any] = {"devices": [int(index)] if index else 1}
+    if world.size > 1:
+        plugins.append(TorchElasticEnvironment())
+        shared = {
+            "devices": world.near,
+            "num_nodes": world.size // world.near,
+            "strategy": strategy(recipe, world, skips),
+            "use_distributed_sampler": False,  # `Order` has shared the batches
+        }
     return Trainer(
         accelerator="gpu" if kind == "cuda" else kind,
-        devices=[int(index)] if index else 1,
+        **shared,
         precision=PRECISION[recipe.precision],  # type: ignore[arg-type]
         max_epochs=recipe.epochs,
         accumulate_grad_batches=recipe.accumulate,
         gradient_clip_val=recipe.clip,
-        plugins=[AtomicIO(directory)],
+        plugins=plugins,
         callbacks=callbacks,
         logger=False,
         enable_checkpointing=True,

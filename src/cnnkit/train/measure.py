@@ -2,7 +2,6 @@
 
 import copy
 import math
-import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from cnnkit.train.distributed import cores
 from cnnkit.train.recipe import Layout, Precision, Recipe
 
 #: Forward multiply-adds of a batch below which a step is over before several threads have met: one thread,
@@ -107,11 +107,10 @@ def _open(recipe: Recipe) -> list[Way]:
 def _thread_counts(device: str) -> list[int]:
     if device != "cpu":
         return [torch.get_num_threads()]
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    counts = [1]
-    while counts[-1] * 2 < cores:
+    most, counts = cores(), [1]
+    while counts[-1] * 2 < most:
         counts.append(counts[-1] * 2)
-    return counts + ([cores] if cores > 1 else [])
+    return counts + ([most] if most > 1 else [])
 
 
 def _settled(recipe: Recipe, way: Way) -> Recipe:
@@ -134,6 +133,12 @@ def _budget(run: "_Runner", way: Way, recipe: Recipe, steps: int) -> float:
     """Seconds that measuring may take."""
     one = run.time(way, min(4, len(run.images))).seconds * (recipe.batch_size or 1)
     return min(MOST, SHARE * one * steps)
+
+
+def autocast(device: str, precision: Precision) -> torch.autocast:
+    """The context in which a step of that precision is computed."""
+    kind = {"bf16": torch.bfloat16, "16": torch.float16}.get(precision)
+    return torch.autocast(torch.device(device).type, kind, enabled=kind is not None)
 
 
 @contextmanager
@@ -164,7 +169,6 @@ class _Runner:
 
         torch.set_num_threads(way.threads)
         memory = MEMORY[way.layout]
-        kind = {"32": None, "bf16": torch.bfloat16, "16": torch.float16}[way.precision]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             model = copy.deepcopy(self.network).to(self.device).to(memory_format=memory).train()
@@ -175,7 +179,7 @@ class _Runner:
             for _ in range(1 + TIMED):
                 began = time.perf_counter()
                 optimizer.zero_grad()
-                with torch.autocast(torch.device(self.device).type, kind, enabled=kind is not None):
+                with autocast(self.device, way.precision):
                     value = self.loss(model(images))
                 torch.autograd.backward(value)
                 optimizer.step()

@@ -1,9 +1,10 @@
 """The one LightningModule: a network, a task and a recipe, trained by gradient descent."""
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Self
 
+import numpy as np
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
@@ -13,8 +14,14 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from cnnkit.data.batches import Batch, derive
 from cnnkit.errors import Failure
+from cnnkit.surgery.dropblock import schedule
 from cnnkit.surgery.head import frozen_norms
 from cnnkit.tasks.classify import Classify, Scores
+from cnnkit.train.cached import Cut
+from cnnkit.train.distributed import ALONE, World
+from cnnkit.train.mix import disturb, probabilities
+from cnnkit.train.parted import shard
+from cnnkit.train.penalty import penalty
 from cnnkit.train.recipe import Recipe
 from cnnkit.weights.preprocessing import Preprocessing
 
@@ -32,7 +39,9 @@ class Training(LightningModule):
         task: what it is for.
         preprocessing: how bytes become its input.
         recipe: a resolved recipe.
-        slow: parameters that were carried over and learn at `backbone_factor` of the learning rate.
+        rates: by the id of a parameter, the share of the learning rate at which it learns; 1 for the others.
+        cut: where the network was parted, if batches have features instead of images.
+        world: the processes that share the batches.
     """
 
     def __init__(
@@ -41,11 +50,17 @@ class Training(LightningModule):
         task: Classify,
         preprocessing: Preprocessing,
         recipe: Recipe,
-        slow: Sequence[nn.Parameter] = (),
+        rates: Mapping[int, float] | None = None,
+        cut: Cut | None = None,
+        world: World = ALONE,
     ) -> None:
         super().__init__()
+        self.world = world
         self.model, self.task, self.preprocessing, self.recipe = model, task, preprocessing, recipe
-        self.slow = {id(p) for p in slow}
+        self.rates, self.cut = rates or {}, cut
+        penalties = [part.penalties() for part in recipe.regularise]
+        self.l1, self.l2 = sum(l1 for l1, _ in penalties), sum(l2 for _, l2 in penalties)
+        self.total = 1  # steps of the run
         self.memory = MEMORY[recipe.layout]
         self.model.to(memory_format=self.memory)
         self.averaged: AveragedModel | None = None
@@ -53,13 +68,13 @@ class Training(LightningModule):
             self.averaged = AveragedModel(model, use_buffers=True).requires_grad_(False)
         if recipe.compile:
             self.model.compile()
-        self.frozen = frozen_norms(model)
+        self.frozen: list[nn.Module] = []
         self.recent: list[tuple[Tensor, Tensor]] = []  # loss and right answers of the steps not looked at yet
         self.steps = self.images = self.right = 0
         self.loss = 0.0
-        self.held_out: list[tuple[Tensor, Tensor]] = []
+        self.held_out: list[tuple[Tensor, Tensor, Tensor]] = []
         self.scores: Scores | None = None
-        self.train()  # loaded networks arrive in evaluation mode
+        self.hold()
 
     def train(self, mode: bool = True) -> Self:
         """Training or evaluation mode; batch norms that are frozen stay in evaluation mode."""
@@ -68,33 +83,75 @@ class Training(LightningModule):
             norm.eval()
         return self
 
+    def configure_model(self) -> None:
+        """Leave this process its part of the network, where the recipe wants it in parts."""
+        if self.world.size > 1 and self.recipe.distribute == "fsdp":
+            shard(self.model, self.device_mesh["data_parallel"])  # type: ignore[index]
+
+    def hold(self) -> None:
+        """Keep the batch norms whose parameters are frozen now as they are."""
+        self.frozen = frozen_norms(self.model)
+        self.train()  # loaded networks arrive in evaluation mode
+
     @property
     def evaluated(self) -> nn.Module:
         """The network that is scored and kept: the average, where there is one."""
         return self.model if self.averaged is None else self.averaged.module
 
-    def images_of(self, batch: Batch) -> Tensor:
-        """What the network reads, in the memory layout that was chosen."""
+    def part(self, network: nn.Module) -> nn.Module:
+        """What of the network, or of its average, reads a batch: all of it, or what comes after the cut."""
+        return network if self.cut is None else self.cut.tail(network)
+
+    def read(self, batch: Batch) -> Tensor:
+        """What that reads: images in the memory layout that was chosen, or stored features."""
+        if self.cut is not None:
+            return batch["features"]
         return self.preprocessing.normalise(batch["images"]).contiguous(memory_format=self.memory)
 
     def on_train_epoch_start(self) -> None:
         """Random numbers of an epoch depend on its number alone, so that a resumed run draws the same."""
-        torch.manual_seed(derive(self.recipe.seed, self.current_epoch, 3))
+        torch.manual_seed(derive(self.recipe.seed, self.current_epoch, 3, self.world.rank))
         self.recent, self.steps = [], self.global_step
         self.images, self.right, self.loss = 0, 0, 0.0
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Loss of one batch; kept on the device, looked at rarely."""
-        labels = batch["labels"]
-        output = self.model(self.images_of(batch))
-        loss = self.task.loss(output, labels)
+        schedule(self.model, self.global_step / self.total)
+        images, targets = self.noise(self.read(batch), batch["labels"], batch_idx)
+        output = self.part(self.model)(images)
+        loss = self.task.loss(output, targets)
+        if self.l1 or self.l2:
+            loss = loss + penalty(self.model, self.l1, self.l2)
+        labels = targets if targets.ndim == 1 else targets.argmax(dim=1)  # of a mixture the heavier
         right = (self.task.logits(output).detach().argmax(dim=1) == labels).sum()
-        self.recent.append((loss.detach() * len(labels), right))
-        self.images += len(labels)
+        share, counts = self.sharing(self.trainer.train_dataloader, batch_idx)
+        counted = len(labels) if counts else 0
+        self.recent.append((loss.detach() * counted, right * (counted > 0)))
+        self.images += counted
         self.steps += 1
         if (batch_idx + 1) % LOOK == 0:
             self.look()
-        return loss
+        return loss * share if share != 1.0 else loss
+
+    def sharing(self, feed: Any, place: int) -> tuple[float, bool]:
+        """By what this process's part of a batch counts in the gradient, and whether it does in figures."""
+        if self.world.size == 1:
+            return 1.0, True
+        return feed.batch_sampler.share(place), feed.batch_sampler.counts(place)
+
+    def noise(self, images: Tensor, labels: Tensor, batch_idx: int) -> tuple[Tensor, Tensor]:
+        """What the recipe disturbs and mixes; the draws depend on the batch's number in its epoch alone."""
+        recipe, classes = self.recipe, len(self.task.classes)
+        if not recipe.disturb_labels and not recipe.mix:
+            return images, labels
+        place = (self.current_epoch, 4, batch_idx, self.global_rank)
+        random = np.random.default_rng(derive(recipe.seed, *place))
+        targets = disturb(labels, classes, recipe.disturb_labels, random)
+        if recipe.mix:
+            mix = recipe.mix[random.integers(len(recipe.mix))]
+            if random.random() < mix.share:
+                return mix(images, probabilities(targets, classes), random)
+        return images, targets
 
     def look(self) -> None:
         """Add up the steps since the last look, and stop the run where a loss is not finite.
@@ -133,22 +190,27 @@ class Training(LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Collect the logits of one batch."""
-        logits = self.task.logits(self.evaluated(self.images_of(batch)))
-        self.held_out.append((logits, batch["labels"]))
+        logits = self.task.logits(self.part(self.evaluated)(self.read(batch)))
+        if self.sharing(self.trainer.val_dataloaders, batch_idx)[1]:
+            self.held_out.append((logits, batch["labels"], batch["index"]))
 
     def on_validation_epoch_end(self) -> None:
-        """Score the validation part."""
-        self.scores = self.task.score(self.held_out)
+        """Score the validation part, and add up the epoch's training figures, over all processes."""
+        self.look()
+        loss, images, right = self.world.summed(self.loss, self.images, self.right)
+        self.loss, self.images, self.right = loss, int(images), int(right)
+        found = self.world.gathered(self.held_out)
+        feed: Any = self.trainer.val_dataloaders
+        self.scores = self.world.led(lambda: self.task.score(in_order(found, feed)))
         self.held_out = []
 
     def configure_optimizers(self) -> Any:
         """The recipe's optimiser, and its schedule as a function of the step."""
         recipe, rule = self.recipe, self.recipe.optimizer
         groups = parameter_groups(self.model, rule.weight_decay, decay_all=rule.decay_all)
-        if self.slow:
-            groups = slowed(groups, self.slow, rule.lr * (recipe.backbone_factor or 1.0))
+        groups = slowed(groups, self.rates, rule.lr)
         optimizer = rule.build(groups, fused=self.can_fuse())
-        total = int(self.trainer.estimated_stepping_batches)
+        self.total = total = int(self.trainer.estimated_stepping_batches)
         if self.averaged is not None and recipe.ema is not None:
             mean = get_ema_multi_avg_fn(decay(recipe.ema, total))  # type: ignore[no-untyped-call]
             self.averaged.multi_avg_fn = mean
@@ -159,8 +221,8 @@ class Training(LightningModule):
         }
 
     def can_fuse(self) -> bool:
-        """Whether one kernel may do the whole step; not where gradients are scaled and then clipped."""
-        known = self.device.type in {"cpu", "cuda"}
+        """Whether one kernel may do the whole step; not for parts, nor where gradients are scaled first."""
+        known = self.device.type in {"cpu", "cuda"} and self.recipe.distribute != "fsdp"
         return known and not (self.recipe.precision == "16" and self.recipe.clip is not None)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
@@ -168,6 +230,25 @@ class Training(LightningModule):
         super().optimizer_step(*args, **kwargs)
         if self.averaged is not None:
             self.averaged.update_parameters(self.model)
+
+
+def in_order(
+    found: Sequence[Sequence[tuple[Tensor, Tensor, Tensor]]], feed: Any
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Logits and labels as one process has them, a batch at a time.
+
+    Args:
+        found: by process, logits, labels and indices of what it had of each batch.
+        feed: where the batches came from, which several processes shared.
+    """
+    if len(found) == 1:
+        yield from ((logits, labels) for logits, labels, _ in found[0])
+        return
+    rows = [row for process in found for row in process]
+    logits, labels, index = (torch.cat([part.cpu() for part in column]) for column in zip(*rows, strict=True))
+    place = index.argsort()
+    for batch in feed.batch_sampler.indices():
+        yield logits[place[batch]], labels[place[batch]]
 
 
 def decay(share: float, steps: int) -> float:
@@ -188,15 +269,22 @@ def parameter_groups(
     ]
 
 
-def slowed(groups: list[dict[str, Any]], slow: Collection[int], lr: float) -> list[dict[str, Any]]:
-    """The same groups with the parameters of these ids apart, at a learning rate of their own, after them."""
+def slowed(groups: list[dict[str, Any]], rates: Mapping[int, float], lr: float) -> list[dict[str, Any]]:
+    """The same groups parted by the share of the learning rate that their parameters have, the fastest first.
+
+    Args:
+        groups: as `parameter_groups` makes them.
+        rates: by the id of a parameter; 1 for those without.
+        lr: of the others.
+    """
+    shares = sorted({rates.get(id(p), 1.0) for group in groups for p in group["params"]}, reverse=True)
     parts = [
         {
             **group,
-            "params": [p for p in group["params"] if (id(p) in slow) is apart],
-            **({"lr": lr} if apart else {}),
+            "params": [p for p in group["params"] if rates.get(id(p), 1.0) == share],
+            **({"lr": lr * share} if share != 1.0 else {}),
         }
-        for apart in (False, True)
+        for share in shares
         for group in groups
     ]
     return [group for group in parts if group["params"]]

@@ -1,5 +1,6 @@
 """What a run's report shows: curves, confusion, mistakes, kernels, maps, settings."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,13 +11,18 @@ from torch import nn
 
 from cnnkit.data import DataSet, Part
 from cnnkit.data.pictures import fit, to_tensor
-from cnnkit.draw.charts import confusion, curves
+from cnnkit.draw.charts import confusion, curves, tried
 from cnnkit.draw.encode import enlarged, grey
 from cnnkit.draw.kernels import kernel_grid
 from cnnkit.explain.maps import feature_maps, first_kernels
+from cnnkit.parts import choose
 from cnnkit.report import Panel, chart, heading, page, pictures, table, text
 from cnnkit.tasks.classify import Classifier, Scores
 from cnnkit.train.directory import Directory
+from cnnkit.train.recipe import Recipe
+
+#: Settings of a recipe that change labels.
+LABELS = {"label_smoothing", "label_noise", "disturb_labels"}
 
 #: How many mistakes, and maps of one layer, are shown.
 MISTAKES, MAPS = 24, 12
@@ -37,6 +43,8 @@ def write_report(
         _curves(history),
         *_scored(part, data.parts[part], scores[part]),
         *_inside(classifier, data.parts[part]),
+        *_found(directory),
+        _parts(config["recipe"]),
         Panel("Configuration", text(tomli_w.dumps(config)), "As resolved; config.toml in the run directory."),
         Panel("Environment", text((directory.path / "environment.txt").read_text("utf-8")), folded=True),
     ]
@@ -70,6 +78,38 @@ def _curves(history: Sequence[Mapping[str, float]]) -> Panel:
     charts["Learning rate"] = {"lr": [row["lr"] for row in history]}
     note = "Training figures are of the augmented images, while the weights were still changing."
     return Panel("Curves", chart(curves(charts, [row["epoch"] for row in history], "epoch")), note)
+
+
+def _found(directory: Directory) -> list[Panel]:
+    """What was tried before the run, where something was."""
+    panels, found = [], directory.found
+    if sweep := found.get("lr"):
+        drawn = tried(
+            "", sweep["rates"], sweep["losses"], sweep["chosen"], ("learning rate", "loss, smoothed")
+        )
+        note = "The range test: the chosen rate is a tenth of that with the lowest loss."
+        panels.append(Panel("Learning rate", chart(drawn), note))
+    if sizes := found.get("batch_size"):
+        speeds = {int(size): speed for size, speed in sizes["images_per_second"].items()}
+        drawn = tried(
+            "", list(speeds), list(speeds.values()), sizes["chosen"], ("images a step", "images a second")
+        )
+        panels.append(Panel("Batch size", chart(drawn), "Beyond the chosen size, more bring little."))
+    return panels
+
+
+def _parts(recipe: Mapping[str, Any]) -> Panel:
+    """What was chosen by name, with what it does, and what was done to the labels."""
+    rows: list[dict[str, object]] = []
+    for setting in dataclasses.fields(Recipe):
+        value, choices = recipe.get(setting.name), setting.metadata.get("choices")
+        for one in value if isinstance(value, list) else [value]:
+            if choices and one:
+                part = choose(choices, one, setting.name)
+                rows.append({"setting": setting.name, "value": str(part), "what it does": part.meaning()})
+            elif one and setting.name in LABELS:
+                rows.append({"setting": setting.name, "value": one, "what it does": setting.metadata["help"]})
+    return Panel("Recipe", table(rows))
 
 
 def _scored(name: str, part: Part, scores: Scores) -> list[Panel]:

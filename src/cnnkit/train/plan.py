@@ -12,21 +12,23 @@ from torch import nn
 
 from cnnkit import data as datasets
 from cnnkit.data import DataSet, Examination
-from cnnkit.data.batches import fitted
+from cnnkit.data.batches import batches, fitted
 from cnnkit.errors import Failure, Misuse
 from cnnkit.models import specs
 from cnnkit.registry import Spec, unknown
-from cnnkit.tasks.classify import Classify
+from cnnkit.tasks.classify import Classify, outputs
+from cnnkit.train.changing import arguments, check
 from cnnkit.train.directory import Directory, environment
+from cnnkit.train.distributed import check_shared, job, restarted
 from cnnkit.train.measure import choose
 from cnnkit.train.recipe import SHORT, Recipe, make, merged
 from cnnkit.train.resolve import resolve
-from cnnkit.train.transfer import Transfer, carry, hold
+from cnnkit.train.transfer import Transfer, carry, hold, nearest_classes
 from cnnkit.weights.preprocessing import Preprocessing
-from cnnkit.weights.sources import load
+from cnnkit.weights.sources import Loaded, load
 
 #: Settings that a run may be resumed with other values of; epochs can only be raised.
-CAN_CHANGE = {"epochs", "device", "workers", "threads"}
+CAN_CHANGE = {"epochs", "device", "workers", "threads", "cache"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +43,8 @@ class Plan:
         config: both, and where the data come from, as they are stored.
         transfer: what was taken over of other weights.
         start: those weights, with a head for these classes; nothing where a checkpoint has newer ones.
+
+    The first of several processes plans; `shared` is what the others need to `follow` it.
     """
 
     directory: Directory
@@ -50,6 +54,11 @@ class Plan:
     config: Mapping[str, Any]
     transfer: Transfer | None = None
     start: nn.Module | None = None
+
+    @property
+    def shared(self) -> tuple[Path, Mapping[str, Any], Mapping[str, list[str]], Preprocessing]:
+        """The folder, the configuration, the split, and how images become the input."""
+        return self.directory.path, self.config, self.directory.split, self.preprocessing
 
 
 def new(
@@ -75,22 +84,27 @@ def new(
     start = load(recipe.weights, recipe.model) if recipe.weights else None
     if start is not None:
         recipe = replace(recipe, model=start.name)
-    for name in ("freeze", "backbone_factor"):
-        if start is None and getattr(recipe, name) is not None:
-            raise Misuse(f"--{name.replace('_', '-')} is about weights that are carried over; give --weights")
+    check_weights(recipe)
     spec = find(recipe.model)
-    data = datasets.open(source, data_dir=data_dir)
+    data = datasets.open(source, data_dir=data_dir, share=recipe.share)
     directory = Directory(Path(output) if output else default_folder(spec, data.name))
+    if restarted() and directory.job == job():
+        if directory.is_begun:
+            return resumed(source, directory.path, settings)
+        overwrite = True
     directory.check(overwrite=overwrite)
     seen, data = usable(data, skip_bad, console)
     data = data.split()
     check_classes(data)
     recipe, preprocessing = resolve(recipe, spec, data, seen, start)
+    check_shared(recipe)
     transfer = None
     if start is not None:
         torch.manual_seed(recipe.seed)  # the new head depends on it
-        transfer = carry(start, str(recipe.weights), data.classes)
+        rows = alike(start, data, preprocessing, recipe) if recipe.head == "mapped" else ()
+        transfer = carry(start, str(recipe.weights), data.classes, rows)
         hold(start.model, recipe.freeze)
+    check(recipe, data, preprocessing, transfer)
     recipe, told = _measured(recipe, spec, data, preprocessing, start.model if start else None)
     if told:
         console.print(told, highlight=False, soft_wrap=True)
@@ -106,12 +120,44 @@ def new(
         "recipe": recipe.to_dict(),
         "preprocessing": preprocessing.to_dict(),
         **({"transfer": transfer.to_dict()} if transfer else {}),
+        **({"job": job()} if job() else {}),
     }
     directory.begin()
     directory.write_config(config)
     directory.write("environment.txt", environment())
     directory.write_json("split.json", data.set_aside)
+    directory.write_learned(preprocessing)
     return Plan(directory, data, recipe, preprocessing, config, transfer, start.model if start else None)
+
+
+#: Settings that say something of carried-over weights, and what they are without any.
+OF_WEIGHTS = {
+    **dict.fromkeys(("freeze", "backbone_factor", "stage_factor", "unfreeze", "cached_features")),
+    "head": "new",
+}
+
+
+def check_weights(recipe: Recipe) -> None:
+    """Refuse settings of carried-over weights where there are none, and of random ones where there are some.
+
+    Raises:
+        Misuse: naming the setting.
+    """
+    for name, without in OF_WEIGHTS.items():
+        if recipe.weights is None and getattr(recipe, name) != without:
+            raise Misuse(f"--{name.replace('_', '-')} is about weights that are carried over; give --weights")
+    if recipe.weights is not None and recipe.arguments:
+        raise Misuse("arguments build a new network, and --weights carries one over; give one of them")
+    if recipe.weights is not None and recipe.init:
+        raise Misuse("--init sets weights anew, and --weights carries them over; give one of them")
+
+
+def alike(start: Loaded, data: DataSet, to: Preprocessing, recipe: Recipe) -> list[int]:
+    """The old classes that respond to the training images of the new ones."""
+    feed = batches(data.parts["train"], to, recipe.batch_size or 1, workers=recipe.workers or 0)
+    found = nearest_classes(outputs(start.model, feed, to, recipe.device), len(data.classes))
+    start.model.cpu()
+    return found
 
 
 def _measured(
@@ -119,7 +165,7 @@ def _measured(
 ) -> tuple[Recipe, str]:
     """The recipe with its arithmetic chosen on this machine, and what to say of it."""
     part, size = data.parts["train"], recipe.batch_size or 1
-    network = start or spec.build(num_classes=len(data.classes), in_channels=len(to.mean))
+    network = start or spec.build(**arguments(recipe, data, to, None))
     chosen = range(min(size, len(part)))
     labels = torch.tensor([part.labels[i] for i in chosen], device=recipe.device)
     task = Classify(data.classes, recipe.loss, recipe.label_smoothing)
@@ -150,24 +196,35 @@ def resumed(source: str | Path | None, output: str | Path | None, settings: Mapp
     config = directory.config
     stored = make(config["recipe"], str(folder / "config.toml"))
     recipe = _changed(stored, settings, directory)
+    check_shared(recipe)
+    config = {**config, "recipe": recipe.to_dict(), **({"job": job()} if job() else {})}
+    plan = follow(folder, config, directory.split, directory.preprocessing)
+    directory.write_config(config)
+    if plan.transfer is None or directory.last.exists():
+        return plan
+    loaded = load(plan.transfer.source, recipe.model)  # nothing was learnt yet: nothing else has the weights
+    torch.manual_seed(recipe.seed)
+    carry(loaded, plan.transfer.source, plan.data.classes, plan.transfer.rows)
+    return replace(plan, start=loaded.model)
+
+
+def follow(
+    folder: Path, config: Mapping[str, Any], split: Mapping[str, list[str]], preprocessing: Preprocessing
+) -> Plan:
+    """The plan that a configuration describes, without the weights that it starts from.
+
+    Raises:
+        Failure: the data have changed.
+    """
     where = config["data"]
-    data = datasets.open(where["source"], data_dir=Path(where["data_dir"]), without=where["left_out"])
-    data = data.split(directory.split)
+    recipe = make(config["recipe"], str(folder / "config.toml"))
+    data = datasets.open(
+        where["source"], data_dir=Path(where["data_dir"]), without=where["left_out"], share=recipe.share
+    ).split(split)
     if list(data.classes) != where["classes"]:
         raise Failure(f"{data.source} has other classes now than when {folder} was started")
-    config["recipe"] = recipe.to_dict()
-    directory.write_config(config)
-    preprocessing = Preprocessing.from_dict(config["preprocessing"])
-    if "transfer" not in config:
-        return Plan(directory, data, recipe, preprocessing, config)
-    transfer = Transfer(**config["transfer"])
-    start = None
-    if not directory.last.exists():  # nothing was learnt yet, so nothing else has the weights
-        loaded = load(transfer.source, recipe.model)
-        torch.manual_seed(recipe.seed)
-        carry(loaded, transfer.source, data.classes)
-        start = loaded.model
-    return Plan(directory, data, recipe, preprocessing, config, transfer, start)
+    transfer = Transfer(**config["transfer"]) if "transfer" in config else None
+    return Plan(Directory(folder), data, recipe, preprocessing, config, transfer)
 
 
 def _changed(stored: Recipe, settings: Mapping[str, Any], directory: Directory) -> Recipe:

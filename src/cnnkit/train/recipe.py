@@ -15,11 +15,17 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cnnkit import parts
+from cnnkit.data.augment import AUGMENTATIONS, Augmentation
 from cnnkit.errors import Misuse
 from cnnkit.parts import setting
 from cnnkit.registry import unknown
+from cnnkit.train.mixes import MIXES, Mix
 from cnnkit.train.optimizers import OPTIMIZERS, Adamw, StepRule
+from cnnkit.train.regularisers import REGULARISERS, Regulariser
 from cnnkit.train.schedules import SCHEDULES, OneCycle, Schedule
+from cnnkit.train.starts import STARTS, Start
+from cnnkit.train.unfreezing import UNFREEZINGS, Unfreezing
+from cnnkit.weights.preprocessing import Normalisation
 
 Precision = Literal["auto", "32", "bf16", "16"]
 Layout = Literal["auto", "channels_first", "channels_last"]
@@ -34,6 +40,9 @@ class Recipe:
 
     data: str | None = setting(None, "What to train on, where it is not named on the command line.")
     model: str | None = setting(None, "Network, a name of `cnnkit models`.")
+    arguments: dict[str, Any] | None = setting(
+        None, "What else the network is built with, like `--set arguments.width=0.5`."
+    )
     weights: str | None = setting(
         None, "Start from these: a file, a run's folder, torchvision, timm:TAG. [random ones]"
     )
@@ -43,8 +52,30 @@ class Recipe:
     backbone_factor: float | None = setting(
         None, "Share of the learning rate at which carried-over weights learn. [0.1]", gt=0, le=1
     )
+    stage_factor: float | None = setting(
+        None, "Share of it that each stage has of the one behind it (ULMFiT: 1 / 2.6). [1]", gt=0, le=1
+    )
+    unfreeze: Unfreezing | None = setting(
+        None, "When carried-over weights begin to learn. [at once]", choices=UNFREEZINGS
+    )
+    head: Literal["new", "mapped"] = setting(
+        "new", "How a new head on --weights starts: at random, or as the old classes that respond alike."
+    )
+    cached_features: int | None = setting(
+        None, "Views of each image that go through the frozen part, once; 1 is without augmentation. [not]",
+        ge=1,
+    )  # fmt: skip
+    init: tuple[Start, ...] = setting(
+        (), "Where random weights start. [as the paper]", choices=STARTS, many=True
+    )
+    activation: Literal["relu", "tanh", "sigmoid", "leaky_relu", "elu", "gelu", "silu"] | None = setting(
+        None, "Non-linearity in the place of all the network has. [its own]"
+    )
     epochs: int = setting(20, "Passes over the training part.", ge=1)
     batch_size: int | None = setting(None, "Images a step. [from the data: 16 to 128]", ge=1)
+    find: tuple[Literal["lr", "batch_size"], ...] = setting(
+        (), "What is found by trying before the run: lr, batch_size."
+    )
     accumulate: int = setting(1, "Batches whose gradients are added up before a step.", ge=1)
     optimizer: StepRule = setting(Adamw(), "Step rule.", choices=OPTIMIZERS)
     schedule: Schedule = setting(OneCycle(), "Learning rate over the run.", choices=SCHEDULES)
@@ -57,16 +88,33 @@ class Recipe:
     )
     loss: Literal["cross_entropy", "squared_error"] = setting("cross_entropy", "What is minimised.")
     label_smoothing: float = setting(0.0, "Share of the target spread over all classes.", ge=0, lt=1)
-    augment: tuple[Literal["shift", "flip", "crop"], ...] | None = setting(
+    label_noise: float = setting(0.0, "Share of the training labels replaced once, at random.", ge=0, le=1)
+    disturb_labels: float = setting(
+        0.0, "Share of the labels replaced in each batch (1605.00055).", ge=0, le=1
+    )
+    regularise: tuple[Regulariser, ...] = setting(
+        (), "What keeps the network from learning by heart.", choices=REGULARISERS, many=True
+    )
+    mix: tuple[Mix, ...] = setting(
+        (), "Images mixed with each other; of several ways each batch has one.", choices=MIXES, many=True
+    )
+    augment: tuple[Augmentation, ...] | None = setting(
         None, "Random changes to training images. [shift for small grey images, and flip for colour; crop "
-        "and flip for photos]"
+        "and flip for photos]", choices=AUGMENTATIONS, many=True
     )  # fmt: skip
+    share: float | None = setting(
+        None, "Share of the training images that is used, the same ones in every run. [all]", gt=0, le=1
+    )
     image_size: int | None = setting(
         None, "Side of the network's input in pixels. [from both]", ge=1, le=4096
     )
     fit: Literal["crop", "squash", "pad"] | None = setting(
         None, "How an image of another shape gets there. [pad where it is a little smaller, else crop]"
     )
+    normalise: Normalisation = setting(
+        "dataset", "How values are scaled: by the data's mean and deviation, each image by its own, by each "
+        "place's surroundings, or whitened."
+    )  # fmt: skip
     seed: int = setting(0, "Seed of weights, order and augmentation.", ge=0)
     precision: Precision = setting("auto", "Arithmetic: float32, or mixed with a 16-bit type; auto measures.")
     layout: Layout = setting("auto", "Order of the pixels in memory; auto measures.")
@@ -74,6 +122,13 @@ class Recipe:
     compile: bool = setting(False, "Compile the network first; pays after some hundred steps.")
     device: str = setting("auto", "auto, cpu, cuda, cuda:1 or mps.")
     workers: int | None = setting(None, "Processes that decode photos. [one a core, at most 8]", ge=0)
+    distribute: Literal["auto", "ddp", "fsdp"] = setting(
+        "auto", "Under torchrun, what a process holds: the network (ddp), or a part of it (fsdp)."
+    )
+    sync_batch_norm: bool = setting(
+        False, "Under torchrun, batch norm over the whole batch and not over a process's part of it."
+    )
+    cache: str | None = setting(None, "Folder to keep decoded photos in, for later epochs and runs. [none]")
 
     def to_dict(self) -> dict[str, Any]:
         """All settings that have a value, in plain types."""
@@ -132,6 +187,26 @@ def _agree(recipe: Recipe, where: str) -> None:
     """Refuse settings that contradict each other."""
     if recipe.loss == "squared_error" and recipe.label_smoothing:
         raise Misuse(f"{where}: label_smoothing is for the cross_entropy loss, not for squared_error")
+    for field in ("regularise", "mix", "init"):
+        names = [part.name for part in getattr(recipe, field)]
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise Misuse(f"{where}: {field} has {twice[0]} twice")
+    if recipe.cached_features is not None:
+        _agree_on_features(recipe, where)
+    if recipe.compile and any(part.name == "dropblock" for part in recipe.regularise):
+        raise Misuse(f"{where}: dropblock changes with each step and cannot be compiled; leave one of them")
+
+
+def _agree_on_features(recipe: Recipe, where: str) -> None:
+    """Refuse what has no sense where features are stored and the images are gone."""
+    if recipe.freeze is None:
+        raise Misuse(f'{where}: cached_features are those of a frozen network; add freeze = "features"')
+    if recipe.unfreeze is not None:
+        raise Misuse(f"{where}: unfreeze wakes what cached_features ran once; leave one of them")
+    if recipe.mix:
+        raise Misuse(f"{where}: mix works on images, and cached_features keeps none; leave one of them")
+    if recipe.cached_features == 1 and recipe.augment:
+        raise Misuse(f"{where}: cached_features = 1 has no augmentation; raise it or leave out augment")
 
 
 def merged(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -177,6 +252,12 @@ def _table(value: Any) -> dict[str, Any]:
 
 def _listed(value: Any) -> Iterable[Any]:
     return value if isinstance(value, list | tuple) else [value]
+
+
+def known_parts() -> dict[str, Mapping[str, type[parts.Part]]]:
+    """By setting, the parts that it takes, by name."""
+    fields = dataclasses.fields(Recipe)
+    return {f.name: f.metadata["choices"] for f in fields if "choices" in f.metadata}
 
 
 #: What a recipe file says of itself; it does not change a run.

@@ -1,20 +1,20 @@
 """From what was asked to what will be done: a recipe's open choices made from network and data."""
 
-import os
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from cnnkit import canon
-from cnnkit.data import DataSet, Examination
-from cnnkit.data.augment import Augmentation
-from cnnkit.data.batches import fits_in_memory, statistics
+from cnnkit.data import DataSet, Examination, augment
+from cnnkit.data.batches import fits_in_memory, fitted, statistics
 from cnnkit.errors import Misuse
 from cnnkit.registry import Spec
+from cnnkit.train.distributed import cores
 from cnnkit.train.recipe import Recipe
-from cnnkit.weights.preprocessing import Preprocessing
+from cnnkit.weights.preprocessing import Preprocessing, fit_preprocessing
 from cnnkit.weights.sources import Loaded
 
 #: The smallest input that is chosen unasked, for networks that take any.
@@ -36,35 +36,62 @@ def resolve(
     Raises:
         Misuse: the network does not take images of the size that was asked for; the device is not there.
     """
-    arguments = {"num_classes": len(data.classes), "in_channels": 1 if seen.grey else 3}
+    channels = 1 if seen.grey else 3
+    arguments = {**(recipe.arguments or {}), "num_classes": len(data.classes), "in_channels": channels}
+    if recipe.arguments:
+        _can_build(spec, arguments, recipe.arguments)
     if start is not None:
         arguments = {**start.arguments, "num_classes": len(data.classes)}
     if start is not None and start.preprocessing is not None:
         to = start.preprocessing
         if recipe.image_size is not None:
             size = _size(recipe, spec, arguments, seen.side)
-            to = replace(to, size=(size, size))
+            to = replace(to, size=(size, size), whitening=to.whitening if to.size == (size, size) else None)
         to = replace(to, fit=recipe.fit or to.fit)
+        if recipe.normalise not in {"dataset", to.normalisation}:
+            raise Misuse(
+                f"the weights want {to.normalisation!r} images; leave out --normalise {recipe.normalise}"
+            )
     else:
         size = _size(recipe, spec, arguments, seen.side)
         to = _preprocessing(recipe, size, arguments["in_channels"], seen, data)
+    to = _learned(to, data)
     train = data.parts["train"]
     small = fits_in_memory(len(train), to)
-    usual: tuple[Augmentation, ...] = ("crop", "flip")
+    usual = ["crop", "flip"]
     if small:
-        usual = ("shift",) if seen.grey else ("shift", "flip")
+        usual = ["shift"] if seen.grey else ["shift", "flip"]
+    if recipe.cached_features == 1:
+        usual = []
+    changes = augment.parse(usual) if recipe.augment is None else recipe.augment
     batch_size = recipe.batch_size or _batch_size(len(train), small)
     resolved = replace(
         recipe,
         batch_size=batch_size,
-        augment=usual if recipe.augment is None else recipe.augment,
+        augment=augment.resolve(changes, train, to),
         image_size=to.size[0],
         fit=to.fit,
+        normalise=to.normalisation,
+        cache=None if recipe.cache is None else str(Path(recipe.cache).resolve()),
         device=_device(recipe.device),
-        workers=recipe.workers if recipe.workers is not None else 0 if small else min(8, os.cpu_count() or 1),
+        workers=recipe.workers if recipe.workers is not None else 0 if small else min(8, cores()),
         backbone_factor=recipe.backbone_factor or BACKBONE_FACTOR if start is not None else None,
     )
     return resolved, to
+
+
+def _can_build(spec: Spec, arguments: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
+    """Refuse arguments that the network does not take.
+
+    Raises:
+        Misuse: with the network's own words.
+    """
+    try:
+        with torch.device("meta"):
+            spec.build(**arguments)
+    except (TypeError, ValueError, RuntimeError) as error:
+        words = ", ".join(f"{name} = {value!r}" for name, value in asked.items())
+        raise Misuse(f"{spec.name} cannot be built with {words}: {str(error).splitlines()[0]}") from None
 
 
 def _batch_size(images: int, small: bool) -> int:
@@ -112,7 +139,26 @@ def _preprocessing(
         channels="L" if channels == 1 else "RGB",
     )
     mean, std = statistics(data.parts["train"], to)
-    return replace(to, mean=mean, std=std)
+    try:
+        return replace(to, mean=mean, std=std, normalisation=recipe.normalise)
+    except ValueError as error:
+        raise Misuse(f"--normalise {recipe.normalise}: {error}") from None
+
+
+def _learned(to: Preprocessing, data: DataSet) -> Preprocessing:
+    """The same with what its normalisation learns of the training part.
+
+    Raises:
+        Misuse: there is too little to learn from.
+    """
+    if not to.values or to.whitening is not None:
+        return to
+    train = data.parts["train"]
+    some = range(0, len(train), max(1, len(train) // 256)) if to.normalisation == "pca" else None
+    try:
+        return fit_preprocessing(to, lambda: fitted(train, to, some))
+    except ValueError as error:
+        raise Misuse(f"--normalise {to.normalisation}: {error}") from None
 
 
 def _device(asked: str) -> str:

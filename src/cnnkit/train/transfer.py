@@ -1,16 +1,21 @@
 """Starting from weights that were trained before: which part is new, which stays, which learns slowly."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor, nn
 
 from cnnkit.errors import Misuse
 from cnnkit.models import create
-from cnnkit.surgery.head import freeze, replace_head
+from cnnkit.surgery.changes import replay
+from cnnkit.surgery.head import freeze, head_of, names_of_stages, replace_head
+from cnnkit.train.module import Training
+from cnnkit.train.unfreezing import Unfreezing
 from cnnkit.weights.sources import Loaded
 
 
@@ -25,6 +30,9 @@ class Transfer:
         classes: how many the weights were for.
         provenance: what is known of the weights.
         licence: of the weights, or nothing where none is known.
+        surgery: changes that the network has had since it was built.
+        rows: for each new class the old one that its part of the head starts as, or nothing.
+        alike: names of those old classes.
     """
 
     source: str
@@ -33,6 +41,9 @@ class Transfer:
     classes: int
     provenance: dict[str, Any]
     licence: str
+    surgery: list[dict[str, Any]] = field(default_factory=list)
+    rows: list[int] = field(default_factory=list)
+    alike: list[str] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as they are stored."""
@@ -45,6 +56,8 @@ class Transfer:
             told.append(
                 f"{self.head} is new ({self.classes} classes before, {self.arguments['num_classes']} now)"
             )
+        if self.alike:
+            told.append(f"it starts as the old {', '.join(self.alike)}")
         if freezing is not None:
             told.append(f"frozen: {'all but the head' if freezing == 'features' else f'{freezing} stages'}")
         if freezing != "features":
@@ -52,15 +65,20 @@ class Transfer:
         return "; ".join(told)
 
 
-def carry(loaded: Loaded, source: str, classes: Sequence[str]) -> Transfer:
+def carry(loaded: Loaded, source: str, classes: Sequence[str], rows: Sequence[int] = ()) -> Transfer:
     """Put a new head on loaded weights where their classes are others, and say what was taken over.
+
+    Args:
+        rows: for each new class the old one that its part of the head starts as; without them it is random.
 
     Raises:
         Misuse: the network has no head that can be replaced.
     """
     same = loaded.classes is not None and list(loaded.classes) == list(classes)
+    rows = () if same else rows
     arguments = {**loaded.arguments, "num_classes": len(classes)}
-    head = "" if same else _new_head(loaded, arguments)
+    surgery = list(loaded.document.surgery) if loaded.document else []
+    head = "" if same else _new_head(loaded, arguments, surgery, rows)
     return Transfer(
         str(Path(source).resolve()) if Path(source).exists() else source,
         arguments,
@@ -68,13 +86,20 @@ def carry(loaded: Loaded, source: str, classes: Sequence[str]) -> Transfer:
         loaded.arguments["num_classes"],
         loaded.provenance,
         loaded.licence or "",
+        surgery,
+        list(rows),
+        [loaded.classes[row] if loaded.classes else f"class {row}" for row in rows],
     )
 
 
-def _new_head(loaded: Loaded, arguments: Mapping[str, Any]) -> str:
+def _new_head(
+    loaded: Loaded, arguments: Mapping[str, Any], surgery: Sequence[Mapping[str, Any]], rows: Sequence[int]
+) -> str:
     with torch.device("meta"):
-        wanted = {name: t.shape for name, t in create(loaded.name, **arguments).state_dict().items()}
+        network = replay(create(loaded.name, **arguments), surgery)
+        wanted = {name: t.shape for name, t in network.state_dict().items()}
     try:
+        old = head_of(loaded.model)[1]
         head = replace_head(loaded.model, arguments["num_classes"])
     except ValueError as error:
         raise Misuse(f"weights of {loaded.name} cannot be carried over: {error}") from None
@@ -83,13 +108,105 @@ def _new_head(loaded: Loaded, arguments: Mapping[str, Any]) -> str:
             f"weights of {loaded.name} cannot be carried over to {arguments['num_classes']} classes: "
             f"its logits are made by more than its layer {head}"
         )
+    if rows:
+        with torch.no_grad():
+            for name, parameter in loaded.model.get_submodule(head).named_parameters():
+                parameter.copy_(old.get_parameter(name)[list(rows)])
     return head
 
 
-def carried_over(network: nn.Module, head: str) -> list[nn.Parameter]:
-    """Parameters that are not new: all but those of the replaced layer."""
-    new = {id(p) for p in network.get_submodule(head).parameters()} if head else set()
-    return [p for p in network.parameters() if id(p) not in new]
+def nearest_classes(outputs: Iterable[tuple[Tensor, Tensor]], classes: int) -> list[int]:
+    """For each new class the old one that answers to its images and not to the others'.
+
+    That is the old class whose mean probability over the images of the class is the most above that over all
+    other images; no old class is taken twice. A trained network so tells bees from ants before it has learnt
+    to. The idea is the frequency label mapping of Chen et al. 2023, arXiv:2211.11635, which counts first
+    places instead.
+
+    Args:
+        outputs: logits of the old classes and labels of the new, a batch at a time.
+        classes: how many new ones there are.
+
+    Raises:
+        Misuse: there are fewer old classes than new ones.
+    """
+    columns = [(logits.softmax(dim=1).double().cpu(), labels.cpu()) for logits, labels in outputs]
+    probabilities, labels = (torch.cat(column) for column in zip(*columns, strict=True))
+    if probabilities.shape[1] < classes:
+        raise Misuse(
+            f"--head mapped needs an old class for each of the {classes} new ones, and the weights have "
+            f"{probabilities.shape[1]}; use --head new"
+        )
+    above = torch.stack(
+        [
+            probabilities[labels == label].mean(0) - probabilities[labels != label].mean(0)
+            for label in range(classes)
+        ]
+    )
+    rows = [-1] * classes
+    for _ in range(classes):  # the surest pair first
+        new, old = divmod(int(above.argmax()), above.shape[1])
+        rows[new] = old
+        above[new], above[:, old] = -2.0, -2.0
+    return rows
+
+
+def levels(network: nn.Module, head: str = "") -> list[list[nn.Parameter]]:
+    """All parameters from the logits down: the head, what is before it, then stage by stage to the first.
+
+    Args:
+        head: the layer that makes the logits, where it is known.
+    """
+    parameters = dict(network.named_parameters())
+    head = head or head_of(network)[0]
+    top = {f"{head}.{name}" for name, _ in network.get_submodule(head).named_parameters()}
+    count = len(getattr(network, "feature_channels", ()))
+    reached: list[set[str]] = [set(), *(names_of_stages(network, k) for k in range(1, count + 1))]
+    stages = [now - before for before, now in pairwise(reached)]
+    between = set(parameters) - top - reached[-1]
+    found = [top, between, *reversed(stages)]
+    return [[p for n, p in parameters.items() if n in names] for names in found if names]
+
+
+def shares(
+    found: Sequence[Sequence[nn.Parameter]], backbone_factor: float, stage_factor: float
+) -> dict[int, float]:
+    """By the id of a parameter of these levels, the share of the learning rate at which it learns.
+
+    1 for the head, `backbone_factor` for the level before it, and `stage_factor` less for each further one
+    (discriminative fine-tuning: Howard & Ruder, ACL 2018, arXiv:1801.06146, section 3.2).
+    """
+    return {
+        id(p): backbone_factor * stage_factor ** (depth - 1) if depth else 1.0
+        for depth, level in enumerate(found)
+        for p in level
+    }
+
+
+class Unfreezer(Callback):
+    """Before each epoch, the levels of the network whose time has come begin to learn.
+
+    The optimiser knows all of them from the start, so that its state can be resumed; one that has no gradient
+    is left alone by it.
+
+    Args:
+        plan: which levels learn when.
+        found: the levels, less what is frozen for good.
+    """
+
+    def __init__(self, plan: Unfreezing, found: Sequence[Sequence[nn.Parameter]]) -> None:
+        learning = ([p for p in level if p.requires_grad] for level in found)
+        self.plan, self.levels = plan, [level for level in learning if level]
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Wake the levels of this epoch."""
+        if not isinstance(pl_module, Training):
+            raise TypeError(f"Unfreezer changes Training, got {type(pl_module).__name__}")
+        awake = self.plan.awake(trainer.current_epoch, len(self.levels))
+        for depth, level in enumerate(self.levels):
+            for parameter in level:
+                parameter.requires_grad_(depth < awake)
+        pl_module.hold()
 
 
 def hold(network: nn.Module, part: str | None) -> None:
