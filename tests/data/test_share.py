@@ -2,6 +2,7 @@
 
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -26,7 +27,12 @@ def test_a_run_on_a_share_is_resumed_and_evaluated_on_it(
     make_folder: MakeFolder, tmp_path: Path, silent: Console
 ) -> None:
     root = make_folder({"red": 40, "green": 40}, size=28)
-    settings = {"model": "lenet5_relu", "precision": "32", "layout": "channels_first", "threads": 1}
+    settings: dict[str, Any] = {
+        "model": "lenet5_relu",
+        "precision": "32",
+        "layout": "channels_first",
+        "threads": 1,
+    }
     run = fit(root, output=tmp_path / "run", console=silent, share=0.5, epochs=1, batch_size=8, **settings)
     parts = run.config["data"]["parts"]
     assert sum(parts.values()) == 40

@@ -10,7 +10,9 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -26,10 +28,11 @@ from cnnkit.errors import Failure
 from cnnkit.train import fit as fitting
 from cnnkit.train import heartbeat
 from cnnkit.train.directory import Directory
-from cnnkit.train.distributed import together
+from cnnkit.train.distributed import shared, together
 from cnnkit.train.fit import fit
 from cnnkit.train.heartbeat import Watch, meet
 from cnnkit.train.module import Training
+from cnnkit.train.recipe import Recipe
 
 from ..conftest import MakeFolder
 from .two import Two
@@ -194,6 +197,18 @@ def test_a_batch_too_small_to_share_is_refused(two: Two, tmp_path: Path) -> None
     assert ends[0].code == 2
     assert "--batch-size 4 or more, or fewer processes" in ends[0]
     assert not (tmp_path / "run").exists()
+
+
+def test_a_network_that_fills_half_of_a_gpu_is_shared_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu = SimpleNamespace(total_memory=80 * 10**9)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: gpu)
+    recipe = Recipe(device="cuda")
+    assert shared(recipe, 10**10).distribute == "auto", "one process has nobody to share with"
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert shared(recipe, 2 * 10**9).distribute == "ddp"
+    assert shared(recipe, 3 * 10**9).distribute == "fsdp"
+    assert shared(replace(recipe, device="cpu"), 3 * 10**9).distribute == "ddp"
+    assert shared(replace(recipe, ema=0.1), 3 * 10**9).distribute == "ddp"
 
 
 @given(

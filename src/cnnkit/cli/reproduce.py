@@ -136,6 +136,6 @@ def run(
     for claim, judgement in outcome.judgements:
         click.echo(click.wrap_text(f"{judgement.verdict}: {claim.says} ({judgement.reason})", 110, "", "  "))
         click.echo(click.wrap_text(f"the paper: {claim.paper}", 110, "  ", "  "))
-    for difference in outcome.scale.differences:
+    for difference in outcome.differences:
         click.echo(click.wrap_text(f"different: {difference}", 110, "  ", "    "))
     click.echo(f"table, plot and result: {folder}")

@@ -161,6 +161,11 @@ def spread(walk: Walk, node: Node, x: Value, dim: Any = -1, *_: Any, **__: Any) 
     return walk.reduced(walk.of[x], dims_of(x, dim), keep=len(node.outs[0].shape) == len(x.shape))
 
 
+def ranked(walk: Walk, node: Node, x: Value, k: Any, dim: Any = -1, *_: Any, **__: Any) -> Found:
+    """The largest of a dimension."""
+    return spread(walk, node, x, dim)
+
+
 def normed(walk: Walk, x: Value, dims: Iterable[int]) -> Field:
     """A number and statistics over dimensions."""
     field = walk.of[x]
@@ -273,7 +278,8 @@ RULES: Mapping[str, Rule] = {
     **dict.fromkeys(names("count_nonzero var std var_mean std_mean logsumexp"), reduction),
     **dict.fromkeys(names("norm linalg_vector_norm"), vector_norm),
     **dict.fromkeys(names("softmax log_softmax _softmax _log_softmax cumsum cumprod glu"), spread),
-    **dict.fromkeys(names("sort topk kthvalue median"), spread),
+    **dict.fromkeys(names("sort median"), spread),
+    **dict.fromkeys(names("topk kthvalue"), ranked),
     **dict.fromkeys(names("layer_norm native_layer_norm rms_norm"), layer_norm),
     **dict.fromkeys(names("group_norm native_group_norm"), group_norm),
     **dict.fromkeys(names("batch_norm native_batch_norm"), batch_norm),

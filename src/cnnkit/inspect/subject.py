@@ -6,7 +6,7 @@ import importlib.util
 import re
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
 from functools import partial
@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from cnnkit import canon
 from cnnkit.errors import Failure, Misuse
@@ -28,8 +29,22 @@ from cnnkit.weights.preprocessing import Preprocessing
 FUNCTION = re.compile(r"(?P<file>.+\.py)(?::(?P<name>.*))?")
 #: Files that hold weights.
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".net")
+#: Functions that draw weights in place.
+DRAWS = (torch.Tensor.normal_, torch.Tensor.uniform_, nn.init.uniform_, nn.init.kaiming_uniform_)
 #: What a person's file is imported as.
 MODULE = "cnnkit_inspected"
+
+
+class _Undrawn(TorchFunctionMode):
+    """Draws no weights on the meta device, where that takes seconds and gives nothing."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        given = dict(kwargs or {})
+        if func in DRAWS and (weight := args[0] if args else given["tensor"]).is_meta:
+            return weight
+        return func(*args, **given)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +74,7 @@ class Subject:
         if self.is_trained:
             return self.build()
         try:
-            with torch.device("meta"), warnings.catch_warnings():
+            with torch.device("meta"), _Undrawn(), warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # that weights which it loads go nowhere
                 return self.build()
         except Misuse:  # some constructors compute with numbers, which meta tensors do not have

@@ -144,7 +144,9 @@ def greet(recorder: Recorder, module: nn.Module, inputs: Any, keywords: Mapping[
     for name, given in named.items():
         tensors = [x for x in tree_leaves(given) if isinstance(x, Tensor)]
         for i, tensor in enumerate(tensors):
-            found.append(recorder.adopt(tensor, "input", name if len(tensors) == 1 else f"{name}[{i}]"))
+            found.append(
+                recorder.adopt(tensor, "input", name if isinstance(given, Tensor) else f"{name}[{i}]")
+            )
     return found
 
 

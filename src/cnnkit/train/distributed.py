@@ -5,13 +5,14 @@ The first process opens and looks at the data, makes all choices, writes all fil
 others are told.
 """
 
+import math
 import os
 import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -172,6 +173,30 @@ def check_shared(recipe: Recipe) -> None:
     if recipe.distribute == "fsdp" and (recipe.ema is not None or recipe.cached_features is not None):
         name = "ema" if recipe.ema is not None else "cached_features"
         raise Misuse(f"{name} needs the whole network in each process; leave it out or use --distribute ddp")
+
+
+def shared(recipe: Recipe, weights: int) -> Recipe:
+    """The recipe with its choice of what a process holds, for a network of so many weights.
+
+    That is a part of it where the whole, with its gradient and two moments, fills half of a GPU.
+    """
+    if _number("WORLD_SIZE", 1) == 1 or recipe.distribute != "auto":
+        return recipe
+    on_gpu = torch.device(recipe.device).type == "cuda"
+    room = torch.cuda.get_device_properties(0).total_memory if on_gpu else math.inf
+    whole = recipe.ema is not None or recipe.cached_features is not None or 4 * 4 * weights < room / 2
+    return replace(recipe, distribute="ddp" if whole else "fsdp")
+
+
+def in_parts(recipe: Recipe) -> Recipe:
+    """The recipe with its arithmetic chosen for a network in parts, which no device has room to measure."""
+    bf16 = recipe.device.startswith("cuda") and torch.cuda.is_bf16_supported()
+    return replace(
+        recipe,
+        precision=("bf16" if bf16 else "32") if recipe.precision == "auto" else recipe.precision,
+        layout="channels_last" if recipe.layout == "auto" else recipe.layout,
+        threads=recipe.threads or cores(),
+    )
 
 
 def may_skip(network: nn.Module, recipe: Recipe) -> bool:

@@ -172,6 +172,9 @@ class _Runner:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             model = copy.deepcopy(self.network).to(self.device).to(memory_format=memory).train()
+            for part in model.modules():  # its draws depend on the layout, and would part the losses
+                if isinstance(part, nn.modules.dropout._DropoutNd):
+                    part.eval()
             weights = [p for p in model.parameters() if p.requires_grad]
             optimizer = torch.optim.SGD(weights, lr=1e-3)
             images = self.images[:count].contiguous(memory_format=memory)

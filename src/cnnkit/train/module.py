@@ -18,7 +18,7 @@ from cnnkit.surgery.dropblock import schedule
 from cnnkit.surgery.head import frozen_norms
 from cnnkit.tasks.classify import Classify, Scores
 from cnnkit.train.cached import Cut
-from cnnkit.train.distributed import ALONE, World
+from cnnkit.train.distributed import ALONE, World, may_skip
 from cnnkit.train.mix import disturb, probabilities
 from cnnkit.train.parted import shard
 from cnnkit.train.penalty import penalty
@@ -221,8 +221,13 @@ class Training(LightningModule):
         }
 
     def can_fuse(self) -> bool:
-        """Whether one kernel may do the whole step; not for parts, nor where gradients are scaled first."""
-        known = self.device.type in {"cpu", "cuda"} and self.recipe.distribute != "fsdp"
+        """Whether one kernel may do the whole step.
+
+        Not for parts of a network, nor where gradients are scaled and then clipped; and PyTorch's fails where
+        a weight has its first gradient later than others.
+        """
+        whole = self.recipe.distribute != "fsdp" and not may_skip(self.model, self.recipe)
+        known = self.device.type in {"cpu", "cuda"} and whole
         return known and not (self.recipe.precision == "16" and self.recipe.clip is not None)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:

@@ -19,7 +19,7 @@ from cnnkit.registry import Spec, unknown
 from cnnkit.tasks.classify import Classify, outputs
 from cnnkit.train.changing import arguments, check
 from cnnkit.train.directory import Directory, environment
-from cnnkit.train.distributed import check_shared, job, restarted
+from cnnkit.train.distributed import check_shared, in_parts, job, restarted, shared
 from cnnkit.train.measure import choose
 from cnnkit.train.recipe import SHORT, Recipe, make, merged
 from cnnkit.train.resolve import resolve
@@ -166,6 +166,9 @@ def _measured(
     """The recipe with its arithmetic chosen on this machine, and what to say of it."""
     part, size = data.parts["train"], recipe.batch_size or 1
     network = start or spec.build(**arguments(recipe, data, to, None))
+    recipe = shared(recipe, sum(p.numel() for p in network.parameters()))
+    if recipe.distribute == "fsdp":
+        return in_parts(recipe), ""
     chosen = range(min(size, len(part)))
     labels = torch.tensor([part.labels[i] for i in chosen], device=recipe.device)
     task = Classify(data.classes, recipe.loss, recipe.label_smoothing)

@@ -143,8 +143,11 @@ class Preprocessing:
             return self._whitened(self._centred(pixels)) if self.values else self._centred(pixels)
 
     def _standardised(self, pixels: Tensor) -> Tensor:
+        import torch
+
         mean, std = (_a_channel(values, pixels.device) for values in (self.mean, self.std))
-        return (pixels.float() - 255 * mean) / (255 * std)
+        scaled = pixels.to(torch.float32, copy=True)  # in place from here: fresh memory costs more than sums
+        return scaled.sub_(255 * mean).div_(255 * std)
 
     def _centred(self, pixels: Tensor) -> Tensor:
         """Variance about 1: of the channels over the training part, or of each image."""
