@@ -17,10 +17,12 @@ peer's step takes, with the lowest and highest ratio of a turn.
 
 import argparse
 import copy
+import logging
 import os
 import statistics
 import tempfile
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -183,6 +185,8 @@ def main() -> None:
     parser.add_argument("--only", help="part of a network's name")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="lightning")
     print(
         f"{arguments.threads} thread(s), {arguments.turns} turns of {STEPS} steps, "
         f"load {os.getloadavg()[0]:.1f}\n"

@@ -8,7 +8,8 @@ import pytest
 from cnnkit.data.augment.move import Shift
 from cnnkit.errors import Misuse
 from cnnkit.train.optimizers import Adamw, Sgd
-from cnnkit.train.recipe import Recipe, entries, find, make, merged, read
+from cnnkit.train.recipe import Recipe, make, merged, read
+from cnnkit.train.recipes import entries, find
 from cnnkit.train.schedules import Cosine, OneCycle
 
 

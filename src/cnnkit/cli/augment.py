@@ -92,7 +92,8 @@ def command(
 def _asked(recipe: str | None, augment: str | None) -> tuple[tuple[Augmentation, ...], int | None, Any, str]:
     """What to show, at which size and fit where the recipe says, and a title."""
     if recipe is not None:
-        from cnnkit.train.recipe import find, make
+        from cnnkit.train.recipe import make
+        from cnnkit.train.recipes import find
 
         made = make(find(recipe), recipe)
         if not made.augment:

@@ -8,7 +8,8 @@ import click
 
 from cnnkit.cli.output import as_json, emit
 from cnnkit.parts import Part
-from cnnkit.train.recipe import Entry, entries, known_parts, source_of
+from cnnkit.train.recipe import known_parts
+from cnnkit.train.recipes import Entry, entries, source_of
 
 
 @click.command("recipes", short_help="List the recipes there are.")

@@ -1,6 +1,7 @@
 """`cnnkit train`: every flag but a few is a field of the recipe."""
 
 import dataclasses
+import os
 import tomllib
 import types
 from collections.abc import Callable, Mapping
@@ -9,7 +10,8 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 import click
 
 from cnnkit.cli.output import as_json, data_dir, emit, progress, quiet, require_known
-from cnnkit.train.recipe import SHORT, Recipe, find, merged
+from cnnkit.train.recipe import SHORT, Recipe, merged
+from cnnkit.train.recipes import find
 
 #: Spellings that people bring from elsewhere.
 ALIASES = {"image_size": ("--imgsz",), "batch_size": ("--batch",)}
@@ -177,8 +179,9 @@ def command(
         raise click.UsageError("--resume goes on with a run and --overwrite deletes it; give one of them")
     given = {name: value for name, value in flags.items() if value is not None}
     settings = merged(find(recipe_name) if recipe_name else {}, {**given, **assignments(pairs)})
-    require_known(settings.get("model"))
-    from cnnkit.train.distributed import leads
+    first = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun started, this one speaks
+    if first:
+        require_known(settings.get("model"))
     from cnnkit.train.fit import fit
 
     run = fit(
@@ -191,7 +194,7 @@ def command(
         console=progress(quiet),
         **settings,
     )
-    if not leads():
+    if not first:
         return
     summary = run.summary
     if as_json:

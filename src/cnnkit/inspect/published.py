@@ -49,7 +49,7 @@ def against_canon(made: Table, entry: canon.Entry) -> list[Published]:
     found = []
     if entry.params is not None:
         count = entry.params
-        found.append(Published("parameters", made.total.params, count.value, count.by, count.source))
+        found.append(Published("parameters", made.total.trainable, count.value, count.by, count.source))
     if entry.macs is not None and tuple(first[1:]) == entry.input:
         count = entry.macs
         macs = made.total.macs // first[0]

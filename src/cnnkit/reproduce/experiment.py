@@ -10,7 +10,8 @@ from typing import Any, ClassVar, Literal
 
 from cnnkit.errors import Misuse
 from cnnkit.registry import unknown
-from cnnkit.train.recipe import find, merged
+from cnnkit.train.recipe import merged
+from cnnkit.train.recipes import find
 
 Size = Literal["tiny", "small", "full"]
 

@@ -120,11 +120,6 @@ def _number(name: str, without: int) -> int:
     return int(os.environ.get(name, without))
 
 
-def leads() -> bool:
-    """Whether this process speaks for the run."""
-    return _number("RANK", 0) == 0
-
-
 def cores() -> int:
     """Cores of this machine for one of the processes that share it."""
     there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

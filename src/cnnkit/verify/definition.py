@@ -98,13 +98,14 @@ class Definition(nn.Module):
                 layer = Layer(line, channels, width)
                 channels |= dict.fromkeys(layer.tops, layer.channels)
                 self.layers.append(layer)
+                self.answer = layer.tops[0]
 
     def forward(self, images: Tensor) -> Tensor:
         """The last map of the file."""
         blobs: dict[str, Any] = {"data": images}
         for layer in self.layers:
             layer(blobs)
-        return blobs[layer.tops[0]]
+        return blobs[self.answer]
 
 
 def source(name: str) -> str:
@@ -149,7 +150,7 @@ def _resize(maps: Tensor, like: Tensor) -> Tensor:
 def _unpool(values: Tensor, mask: tuple[Tensor, Sequence[int]]) -> Tensor:
     chosen, (height, width) = mask
     zeros = values.new_zeros(*values.shape[:2], height * width)
-    return zeros.scatter(2, chosen.flatten(2), values.flatten(2)).unflatten(2, (height, width))
+    return zeros.scatter(2, chosen.flatten(2), values.flatten(2)).reshape(*values.shape[:2], height, width)
 
 
 IN_PLACE: dict[str, Callable[[int], nn.Module]] = {
