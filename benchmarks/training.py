@@ -35,12 +35,12 @@ from cnnkit.data.order import Order
 from cnnkit.models import create
 from cnnkit.tasks.classify import Classify
 from cnnkit.train.directory import Directory
-from cnnkit.train.fit import make_trainer
 from cnnkit.train.measure import choose
 from cnnkit.train.module import Training
 from cnnkit.train.optimizers import Sgd
 from cnnkit.train.recipe import Recipe
 from cnnkit.train.schedules import Constant
+from cnnkit.train.trainer import make_trainer
 from cnnkit.weights.preprocessing import Preprocessing
 
 #: Network, side of the images, images a step.

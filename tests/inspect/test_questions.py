@@ -1,5 +1,8 @@
 """The questions that networks are asked: which layers they are about, and what the answer holds."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -118,3 +121,14 @@ def test_inputs_become_tensors_with_a_batch_and_lists_without() -> None:
     assert image.is_meta
     (real, *_), _ = arguments(forms, 2, "cpu")
     assert real.std() > 0.3
+
+
+def test_a_hollow_network_is_built_without_drawing_its_weights() -> None:
+    """Drawing on the meta device imports torch's compiler, which takes longer than all the rest."""
+    program = (
+        "import sys\nfrom cnnkit.inspect.subject import subject\n"
+        "network = subject('resnet18').hollow()\n"
+        "print(next(network.parameters()).is_meta, 'torch._dynamo' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["True", "False"]

@@ -1,34 +1,27 @@
 """From a data set and a recipe to a run directory."""
 
-import errno
-import logging
-import signal
-import threading
 import time
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Callback
 from rich.console import Console
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from cnnkit.data.batches import Batches, Order, batches, derive, fitted
 from cnnkit.data.cache import Tick
-from cnnkit.errors import Failure, Stopped
 from cnnkit.tasks.classify import Classify, Scores, load, outputs
 from cnnkit.train.cached import Features, cut, run_once
-from cnnkit.train.callbacks import AtomicIO, Keeper, Live, Patience, best_of, gave_up
+from cnnkit.train.callbacks import Keeper, Live, Patience, best_of, gave_up
 from cnnkit.train.changing import arguments, change, fresh
 from cnnkit.train.directory import Directory
-from cnnkit.train.distributed import ALONE, World, cores, may_skip, strategy, together
+from cnnkit.train.distributed import ALONE, World, cores, may_skip, together
 from cnnkit.train.find import settle
+from cnnkit.train.guards import clear_words, stoppable, without_advice
 from cnnkit.train.mix import noisy
 from cnnkit.train.module import Training
 from cnnkit.train.panels import write_report
@@ -36,11 +29,10 @@ from cnnkit.train.parted import weights_of
 from cnnkit.train.plan import Plan, find, follow, new, resumed
 from cnnkit.train.recipe import Recipe
 from cnnkit.train.synchronised import synchronised
+from cnnkit.train.trainer import make_trainer
 from cnnkit.train.transfer import Unfreezer, hold, levels, shares
 from cnnkit.weights import artefact
 from cnnkit.weights.artefact import Card
-
-PRECISION = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
 
 
 def fit(
@@ -91,7 +83,7 @@ def fit(
             )
         torch.set_num_threads(plan.recipe.threads or threads)
         try:
-            with _clear_words(plan), _stoppable(plan):
+            with clear_words(plan), stoppable(plan):
                 if world.first:
                     _tell(plan, world, console)
                     plan = _settled(plan, console)
@@ -248,7 +240,7 @@ def descend(plan: Plan, console: Console, world: World = ALONE) -> list[dict[str
         if world.first:
             artefact.save(path, weights, artefact.with_metrics(card, "val", metrics))
 
-    live = Live(console, recipe.epochs, _advice(recipe))
+    live = Live(console, recipe.epochs, _advice(recipe, train))
     keeper = Keeper(directory, save_best, done, live.show, world)
     callbacks: list[Callback] = [live, keeper]
     if recipe.early_stop is not None:
@@ -259,58 +251,19 @@ def descend(plan: Plan, console: Console, world: World = ALONE) -> list[dict[str
         train.batch_sampler, Order
     ):  # the Trainer makes its first iterator before it sets the epoch
         train.batch_sampler.set_epoch(len(done))
-    with _without_advice():
+    with without_advice():
         trainer = make_trainer(recipe, directory, callbacks, world, may_skip(model, recipe))
         trainer.fit(training, train, val, ckpt_path=str(directory.last) if done else None, weights_only=True)
     return keeper.history
 
 
-def _advice(recipe: Recipe) -> str:
+def _advice(recipe: Recipe, feed: Batches | Features) -> str:
     """What to change where the network waits for data."""
+    if not isinstance(feed, DataLoader):
+        return "batches are made in this process; try fewer or simpler augmentations"
     most = cores()
     more = f"--workers {min(most, 2 * (recipe.workers or 1))}" if (recipe.workers or 0) < most else ""
     return f"try {more}" if more else "the processor cannot decode the photos any faster"
-
-
-def make_trainer(
-    recipe: Recipe,
-    directory: Directory,
-    callbacks: list[Callback],
-    world: World = ALONE,
-    skips: bool = False,
-) -> Trainer:
-    """Lightning's Trainer with its own files, bars and tables off: the callbacks do that.
-
-    Args:
-        skips: whether there are steps that leave out some of the weights.
-    """
-    kind, _, index = recipe.device.partition(":")
-    plugins: list[Any] = [AtomicIO(directory, world)]
-    shared: dict[str, Any] = {"devices": [int(index)] if index else 1}
-    if world.size > 1:
-        plugins.append(TorchElasticEnvironment())
-        shared = {
-            "devices": world.near,
-            "num_nodes": world.size // world.near,
-            "strategy": strategy(recipe, world, skips),
-            "use_distributed_sampler": False,  # `Order` has shared the batches
-        }
-    return Trainer(
-        accelerator="gpu" if kind == "cuda" else kind,
-        **shared,
-        precision=PRECISION[recipe.precision],  # type: ignore[arg-type]
-        max_epochs=recipe.epochs,
-        accumulate_grad_batches=recipe.accumulate,
-        gradient_clip_val=recipe.clip,
-        plugins=plugins,
-        callbacks=callbacks,
-        logger=False,
-        enable_checkpointing=True,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        default_root_dir=directory.path,
-    )
 
 
 def _finish(plan: Plan, history: list[dict[str, float]], seconds: float) -> None:
@@ -339,71 +292,3 @@ def _finish(plan: Plan, history: list[dict[str, float]], seconds: float) -> None
     }
     directory.write_json("summary.json", summary)
     write_report(directory, data, classifier, scores, history, plan.config, summary)
-
-
-@contextmanager
-def _without_advice() -> Iterator[None]:
-    """Lightning's notes on hardware, workers and its other products are not for the person who trains."""
-    logger = logging.getLogger("lightning.pytorch")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", module="lightning")
-            yield
-    finally:
-        logger.setLevel(level)
-
-
-@contextmanager
-def _stoppable(plan: Plan) -> Iterator[None]:
-    """Turn the first Ctrl-C or SIGTERM into `Stopped`; checkpoints are whole at any moment."""
-
-    def stop(number: int, frame: object) -> None:
-        raise Stopped
-
-    def told() -> str:
-        done = len(plan.directory.load_checkpoint()["history"]) if plan.directory.last.exists() else 0
-        return (
-            f"stopped; {done} of {plan.recipe.epochs} epochs are saved in {plan.directory.path}; "
-            f"go on with: cnnkit train --resume --output {plan.directory.path}"
-        )
-
-    if threading.current_thread() is not threading.main_thread():  # only there can signals be handled
-        yield
-        return
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    except Stopped:
-        for number in before:
-            signal.signal(number, signal.SIG_IGN)
-        raise Stopped(told()) from None
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-@contextmanager
-def _clear_words(plan: Plan) -> Iterator[None]:
-    """Say what ran out, memory or disk, and what to do about it."""
-    recipe = plan.recipe
-    try:
-        yield
-    except (RuntimeError, MemoryError) as error:
-        if not _is_out_of_memory(error):
-            raise
-        raise Failure(
-            f"out of memory with {recipe.batch_size} images of {recipe.image_size} x {recipe.image_size}; "
-            f"try --batch-size {max(1, (recipe.batch_size or 2) // 2)} or a smaller --image-size"
-        ) from None
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
-            raise
-        raise Failure(f"the disk is full; {plan.directory.path} holds what was saved before") from None
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    return "can't allocate memory" in str(error) or "not enough memory" in str(error)
