@@ -291,3 +291,8 @@ def test_biases_and_norms_are_not_decayed() -> None:
     assert [p.ndim for p in decayed["params"]] == [4, 2]
     assert [p.ndim for p in exempt["params"]] == [1, 1, 1, 1]
     assert (decayed["weight_decay"], exempt["weight_decay"]) == (0.1, 0.0)
+
+
+def test_a_network_for_another_task_is_refused_by_what_it_is_for(tmp_path: Path, silent: Console) -> None:
+    with pytest.raises(Misuse, match="unet is a network to segment"):
+        fit("digits", model="unet", output=tmp_path / "run", console=silent)

@@ -257,11 +257,15 @@ def find(name: str | None) -> Spec:
     Raises:
         Misuse: there is none; the sentence has the nearest names.
     """
-    known = {spec.name: spec for spec in specs(task="classify")}
+    known = {spec.name: spec for spec in specs()}
     if name is None:
         raise Misuse("name a network with --model; `cnnkit models` lists them")
     if name not in known:
-        raise Misuse(unknown(name, known))
+        raise Misuse(unknown(name, [spec.name for spec in specs(task="classify")]))
+    if known[name].task != "classify":
+        raise Misuse(
+            f"{name} is a network to {known[name].task}; what is trained here classifies whole images"
+        )
     return known[name]
 
 
