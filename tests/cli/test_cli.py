@@ -271,7 +271,7 @@ def test_verify_says_not_run_where_the_other_library_is_missing(
     def absent(name: str) -> None:
         raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
-    monkeypatch.setattr("cnnkit.verify.oracle.import_module", absent)
+    monkeypatch.setattr("cnnkit.weights.definitions.import_module", absent)
     code, out, _ = run(capsys, "verify", "squeezenet1_1", "--rung", 3, "--json")
     (found,) = json.loads(out)
     assert (code, found["rung"], found["findings"][-1]["status"]) == (0, 2, "not run")

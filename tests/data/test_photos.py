@@ -296,8 +296,11 @@ def _make_one(part: Part, folder: Path, started: Any, found: Any) -> None:
     found.put((len(decoded), int(made.all().sum())))
 
 
-def test_two_runs_that_start_together_make_the_cache_once(part: Part, tmp_path: Path) -> None:
+def test_two_runs_that_start_together_make_the_cache_once(
+    part: Part, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("fcntl")
+    monkeypatch.syspath_prepend(Path(__file__).parents[2])  # where the new processes find this file
     context = multiprocessing.get_context("spawn")
     started, found = context.Event(), context.Queue()
     runs = [context.Process(target=_make_one, args=(part, tmp_path / "c", started, found)) for _ in range(2)]

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from cnnkit.errors import Misuse
 from cnnkit.reproduce import run as running
-from cnnkit.reproduce.experiment import Arm, Claim, Experiment, Measure, Paper, Scale
+from cnnkit.reproduce.experiment import Arm, Claim, Experiment, Measure, Paper, Scale, experiments
 from cnnkit.reproduce.measures import history, measured
 from cnnkit.reproduce.present import markdown, rows, write
 from cnnkit.reproduce.run import Outcome, reproduce
@@ -100,10 +100,10 @@ def test_an_interrupted_run_is_gone_on_with_and_gives_the_same(
         save(self, checkpoint)
         calls.append(self.path.name)
         if calls == ["relu-seed0"]:
-            raise InterruptedError("the machine went down")
+            raise KeyboardInterrupt
 
     monkeypatch.setattr(Directory, "save_checkpoint", dies)
-    with pytest.raises(InterruptedError):
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
         outcome(photos, tmp_path / "parts", silent, seeds=1)
     parts = outcome(photos, tmp_path / "parts", silent, seeds=1)
     assert calls == ["relu-seed0"] * 2 + ["tanh-seed0"] * 2
@@ -160,3 +160,14 @@ def test_a_level_is_the_best_accuracy_of_the_same_seed(photos: Path, tmp_path: P
     measure = Measure(kind="epochs_to", title="epochs", level_of="itself", part="train")
     best = [row["train/accuracy"] for row in history(run)]
     assert measured(measure, run, run).number == pytest.approx(best.index(max(best)) + 1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", list(experiments()))
+def test_every_packaged_experiment_runs_at_the_tiny_scale(name: str, tmp_path: Path, silent: Console) -> None:
+    found = reproduce(experiments()[name], "tiny", tmp_path / "out", console=silent, seeds=1)
+    write(found, tmp_path / "out")
+    assert all(judgement.verdict == "not decided" for _, judgement in found.judgements)  # one seed
+    assert all(
+        0 <= figure.mean <= 100 for trial in found.trials.values() for figure in trial.figures.values()
+    )

@@ -26,7 +26,7 @@ def test_a_difference_larger_than_its_deviation_decides() -> None:
     low, high = of(1.0, 1.6), of(2.0, 2.6)
     assert judge(low, high).verdict == "reproduced"
     assert judge(high, low).verdict == "not reproduced"
-    assert judge(low, high).reason == "the difference is +1.00 with a deviation of 0.60"
+    assert judge(low, high).reason == "the difference is +1.00, 1.77 times, with a deviation of 0.60"
 
 
 def test_a_difference_within_its_deviation_does_not_decide() -> None:

@@ -72,7 +72,7 @@ def plot(outcome: Outcome) -> Chart:
     made, (left, right) = chart(10.4, 4.0, 2)
     _curves(left, outcome)
     _points(right, outcome, claim.measure)
-    told = f"{judgement.verdict}: {claim.says} The paper: {claim.paper}"
+    told = f"{judgement.verdict}: {claim.says} ({judgement.reason}.) The paper: {claim.paper}"
     made.supxlabel("\n".join(wrap(told, 130)), fontsize=9, color=INK)
     return made
 

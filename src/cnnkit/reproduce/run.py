@@ -2,7 +2,7 @@
 
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +62,9 @@ class Outcome:
         found = list(self.scale.differences)
         usual = self.experiment.recipe(self.size, next(iter(self.trials))).get("data")
         if usual not in {None, self.source}:
-            found.append(f"on {Path(self.source).name} as it was given, in the place of {usual}")
+            found.append(
+                f"the data are {Path(self.source).name} as given with --data, in the place of {usual}"
+            )
         if any("test" not in run.summary for trial in self.trials.values() for run in trial.runs):
             found.append("the data have no test part, so the part that chose the checkpoint scores it")
         return found
@@ -90,7 +92,7 @@ class Outcome:
             "about": self.experiment.arms[name].about,
             "settings": self.experiment.recipe(self.size, name) | trial.chosen,
             "parameters": trial.runs[0].summary["parameters"],
-            "tried": {str(value): found.number for value, found in trial.tried.items()},
+            "tried": {f"{value:g}": asdict(found) for value, found in trial.tried.items()},
             "ours": {measure: found.to_json() for measure, found in trial.figures.items()},
             "paper": dict(self.experiment.arms[name].paper),
             "runs": [str(run.path) for run in trial.runs],

@@ -84,7 +84,8 @@ def judge(less: Figure, more: Figure) -> Judgement:
     if less.at_least and more.at_least:
         return Judgement("not decided", "neither got there in the epochs there were")
     deviation = math.hypot(less.deviation, more.deviation)
-    told = f"the difference is {gap:+.2f} with a deviation of {deviation:.2f}"
+    times = f", {more.mean / less.mean:.2f} times," if less.mean > 0 else ""
+    told = f"the difference is {gap:+.2f}{times} with a deviation of {deviation:.2f}"
     if less.at_least or more.at_least:
         told += f", the {'first' if less.at_least else 'second'} being at least what is stated"
     if gap > deviation and not less.at_least:

@@ -205,5 +205,6 @@ def environment() -> str:
         f"cuda {torch.cuda.get_device_name() if torch.cuda.is_available() else 'none'}",
         f"command {' '.join(sys.argv)}",
     ]
-    packages = sorted({(d.name or "?").lower() + " " + d.version for d in importlib.metadata.distributions()})
+    found = importlib.metadata.distributions()  # while somebody installs, some have no version
+    packages = sorted({f"{(d.name or '?').lower()} {d.version or '?'}" for d in found})
     return "\n".join([*lines, "", *packages]) + "\n"
