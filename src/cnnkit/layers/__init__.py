@@ -23,7 +23,6 @@ class Backbone(Protocol):
 
     def features(self, images: Tensor) -> list[Tensor]:
         """(N, C, H, W) -> one map a stage, the finest first."""
-        raise NotImplementedError
 
 
 def feature_strides(network: Backbone) -> tuple[int, ...]:

@@ -17,6 +17,7 @@ where r is the residual dL/dy. Read as correlations again:
 Bouvrie, "Notes on Convolutional Neural Networks", 2006, section 3; Dumoulin & Visin 2016, arXiv:1603.07285.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 from torch import Tensor
@@ -25,16 +26,16 @@ from cnnkit.ops.shapes import Axis
 from cnnkit.ops.windows import interleave, rotate
 
 
-class Algorithm:
+class Algorithm(ABC):
     """A way to compute a correlation; the derived gradients come through it unless it knows a shorter way."""
 
+    @abstractmethod
     def correlate(self, images: Tensor, kernels: Tensor, axes: Sequence[Axis], groups: int) -> Tensor:
         """(N, C, *spatial), (O, C / groups, *kernel) -> (N, O, *out)
 
         Raises:
             ValueError: the algorithm cannot do the case.
         """
-        raise NotImplementedError
 
     def images_gradient(self, residual: Tensor, kernels: Tensor, axes: Sequence[Axis], groups: int) -> Tensor:
         """(N, O, *out), (O, C / groups, *kernel) -> (N, C, *spatial)"""

@@ -34,23 +34,18 @@ class Transform(Protocol):
 
     def of_images(self, tiles: Tensor) -> Tensor:
         """B: (..., *tile) -> (F, ...)"""
-        raise NotImplementedError
 
     def of_kernels(self, kernels: Tensor) -> Tensor:
         """G: (..., *kernel) -> (F, ...)"""
-        raise NotImplementedError
 
     def of_residuals(self, tiles: Tensor) -> Tensor:
         """The transpose of A: (..., *step) -> (F, ...)"""
-        raise NotImplementedError
 
     def to_outputs(self, products: Tensor) -> Tensor:
         """A: (F, ...) -> (..., *step)"""
-        raise NotImplementedError
 
     def to_kernels(self, products: Tensor) -> Tensor:
         """The transpose of G: (F, ...) -> (..., *kernel)"""
-        raise NotImplementedError
 
 
 def correlate(
