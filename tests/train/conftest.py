@@ -1,13 +1,33 @@
-"""A network that trains in no time."""
+"""Networks that train in no time."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from cnnkit import registry
+from cnnkit.models import create
 from cnnkit.train import resolve
+from cnnkit.weights.artefact import Card, save
+from cnnkit.weights.preprocessing import Preprocessing
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small residual network for five classes."""
+    torch.manual_seed(5)
+    card = Card(
+        model="resnet20_cifar10",
+        task="classify",
+        classes=list("abcde"),
+        preprocessing=Preprocessing((16, 16), mean=(0.2, 0.3, 0.4), std=(0.3, 0.3, 0.3)),
+        arguments={"num_classes": 5, "in_channels": 3, "width": 0.25},
+    )
+    path = tmp_path_factory.mktemp("source") / "letters.safetensors"
+    save(path, create(card.model, **card.arguments).state_dict(), card)
+    return path
 
 
 @pytest.fixture

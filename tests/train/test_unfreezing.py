@@ -16,29 +16,12 @@ from cnnkit.train.fit import fit
 from cnnkit.train.transfer import carry, levels, nearest_classes, shares
 from cnnkit.train.unfreezing import Gradual, HeadFirst
 from cnnkit.weights import load as load_weights
-from cnnkit.weights.artefact import Card, read_card, save
-from cnnkit.weights.preprocessing import Preprocessing
+from cnnkit.weights.artefact import read_card
 
 from ..conftest import MakeFolder
 
 FOLDER = {"red": 12, "green": 12}
 PLAIN = {"precision": "32", "layout": "channels_first", "threads": 1, "batch_size": 8, "workers": 0}
-
-
-@pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small residual network for five classes."""
-    torch.manual_seed(5)
-    card = Card(
-        model="resnet20_cifar10",
-        task="classify",
-        classes=list("abcde"),
-        preprocessing=Preprocessing((16, 16), mean=(0.2, 0.3, 0.4), std=(0.3, 0.3, 0.3)),
-        arguments={"num_classes": 5, "in_channels": 3, "width": 0.25},
-    )
-    path = tmp_path_factory.mktemp("source") / "letters.safetensors"
-    save(path, create(card.model, **card.arguments).state_dict(), card)
-    return path
 
 
 def entries(run: Directory) -> dict[str, Tensor]:
