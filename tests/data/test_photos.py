@@ -299,7 +299,6 @@ def _make_one(part: Part, folder: Path, started: Any, found: Any) -> None:
 def test_two_runs_that_start_together_make_the_cache_once(
     part: Part, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pytest.importorskip("fcntl")
     monkeypatch.syspath_prepend(Path(__file__).parents[2])  # where the new processes find this file
     context = multiprocessing.get_context("spawn")
     started, found = context.Event(), context.Queue()

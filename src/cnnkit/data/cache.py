@@ -10,14 +10,15 @@ again.
 import hashlib
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from math import ceil
 from pathlib import Path
 
 import numpy as np
 import torch
+from filelock import FileLock
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -106,7 +107,7 @@ def cached(files: Files, folder: Path, *, room: float | None, tick: Tick = lambd
     place = folder / hashlib.blake2b(what.encode(), digest_size=12).hexdigest()
     try:
         place.mkdir(parents=True, exist_ok=True)
-        with _alone(place):
+        with FileLock(place / "lock"):  # other runs that make the same cache are waited for
             stamps = np.array([_stamp(part.path(i)) for i in range(len(part))], dtype=np.int64)
             old = _recall(place, to)
             if old is None or not np.array_equal(old[0], stamps):
@@ -127,21 +128,6 @@ def _stamp(path: Path) -> tuple[int, int]:
     except OSError:
         raise Failure(f"there is no file {path}") from None
     return status.st_size, status.st_mtime_ns
-
-
-@contextmanager
-def _alone(place: Path) -> Iterator[None]:
-    """Wait for other runs that make the same cache. Where the system has no such locks, two runs may both
-    make it; the last one's files stay, and they are the same.
-    """
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        yield
-        return
-    with (place / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 def _pixels(place: Path, index: bytes) -> Path:
