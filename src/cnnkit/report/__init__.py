@@ -50,7 +50,10 @@ def table(rows: Sequence[Mapping[str, object]]) -> Markup:
     """Rows as a table whose columns are the keys of the first; numbers to the right."""
     if not rows:
         return Markup("<p>none</p>")
-    head = Markup("").join(Markup("<th>{}</th>").format(name) for name in rows[0])
+    head = Markup("").join(
+        Markup('<th class="number">{}</th>' if isinstance(value, int | float) else "<th>{}</th>").format(name)
+        for name, value in rows[0].items()
+    )
     lines = (
         Markup("<tr>{}</tr>").format(Markup("").join(_cell(value) for value in row.values())) for row in rows
     )
