@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from cnnkit.models import create as create
     from cnnkit.models import specs as specs
-    from cnnkit.tasks.classify import load as load
+    from cnnkit.tasks.loading import load as load
     from cnnkit.train.evaluate import evaluate as evaluate
     from cnnkit.train.fit import fit as fit
 
@@ -25,7 +25,7 @@ _WHERE = {
     "create": "cnnkit.models",
     "evaluate": "cnnkit.train.evaluate",
     "fit": "cnnkit.train.fit",
-    "load": "cnnkit.tasks.classify",
+    "load": "cnnkit.tasks.loading",
     "specs": "cnnkit.models",
 }
 

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from cnnkit import data
-from cnnkit.data import check
+from cnnkit.data import check, remembered
 from cnnkit.errors import Failure
 
 from ..conftest import MakeFolder
@@ -85,7 +85,7 @@ def test_results_are_remembered_until_a_file_changes(
 def test_a_damaged_cache_is_ignored(make_folder: MakeFolder) -> None:
     root = make_folder({"a": 2, "b": 2})
     first = data.examine(data.open(root))
-    for store in (check.cache_folder() / "check").glob("*.json"):
+    for store in (remembered.cache_folder() / "check").glob("*.json"):
         store.write_text("{ not json")
     assert data.examine(data.open(root)) == first
 

@@ -29,6 +29,7 @@ PLAIN = {
     "epochs": 2,
     "augment": [],
     "optimizer": {"name": "sgd", "lr": 0.01},
+    "schedule": {"name": "multi_step", "milestones": [0.5]},  # a list in files, a tuple in a recipe
 }
 
 SMALL = Experiment(

@@ -13,7 +13,9 @@ from cnnkit import canon
 from cnnkit.errors import Failure
 from cnnkit.layers import WithAux
 from cnnkit.models import create
-from cnnkit.tasks.classify import Classifier, Classify, load, outputs
+from cnnkit.tasks import load
+from cnnkit.tasks.classify import Classifier, Classify, outputs
+from cnnkit.tasks.losses import SquaredError
 from cnnkit.weights.artefact import Card
 from cnnkit.weights.preprocessing import Preprocessing
 
@@ -69,18 +71,20 @@ def test_nothing_to_score_is_a_failure() -> None:
 
 def test_squared_error_has_targets_plus_and_minus_one() -> None:
     """Outputs 1, -1 and 0 for class 0 of three: errors 0, 0 and 1, so a third."""
-    task = Classify(["a", "b", "c"], "squared_error")
-    assert task.loss(torch.tensor([[1.0, -1.0, 0.0]]), torch.tensor([0])).item() == pytest.approx(1 / 3)
+    task = Classify(["a", "b", "c"], (SquaredError(),))
+    assert task.loss(torch.tensor([[1.0, -1.0, 0.0]]), {"labels": torch.tensor([0])}).item() == pytest.approx(
+        1 / 3
+    )
 
 
 def test_auxiliary_logits_count_in_the_loss_with_the_weight_that_they_come_with() -> None:
     """Two classes, label 0, logits (d, 0): the loss is ln(1 + exp(-d)); 0.3 of those of the two heads."""
-    task, label = Classify(["a", "b"]), torch.tensor([0])
+    task, batch = Classify(["a", "b"]), {"labels": torch.tensor([0])}
     margins = [torch.tensor([[d, 0.0]]) for d in (2.0, 0.0, -1.0)]
     own, first, second = (math.log1p(math.exp(-d)) for d in (2.0, 0.0, -1.0))
     output = WithAux(margins[0], (margins[1], margins[2]), weight=0.3)
-    assert task.loss(output, label).item() == pytest.approx(own + 0.3 * (first + second))
-    assert task.loss(margins[0], label).item() == pytest.approx(own)
+    assert task.loss(output, batch).item() == pytest.approx(own + 0.3 * (first + second))
+    assert task.loss(margins[0], batch).item() == pytest.approx(own)
     assert task.logits(output) is task.logits(margins[0]) is margins[0]
 
 
@@ -94,7 +98,7 @@ def test_a_network_with_auxiliary_heads_is_trained_through_them_and_scored_witho
     images = torch.randint(0, 256, (2, 3, side, side), dtype=torch.uint8)
     batch = {"images": images, "labels": torch.tensor([0, 2])}
     output = model.train()(images / 255)
-    task.loss(output, batch["labels"]).backward()
+    task.loss(output, batch).backward()
     assert output.weight == weight
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.get_submodule("aux").parameters())
     preprocessing = Preprocessing((side, side), mean=(0.5,) * 3, std=(0.5,) * 3, channels="RGB")

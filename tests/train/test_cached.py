@@ -12,7 +12,7 @@ from cnnkit.errors import Misuse
 from cnnkit.models import create
 from cnnkit.models.classify.resnet import ResNet
 from cnnkit.surgery import freeze
-from cnnkit.tasks.classify import load
+from cnnkit.tasks import load
 from cnnkit.train.cached import cut, room
 from cnnkit.train.directory import Directory
 from cnnkit.train.fit import fit

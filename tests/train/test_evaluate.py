@@ -11,7 +11,7 @@ from cnnkit import data
 from cnnkit.data.pictures import fit, read, to_tensor
 from cnnkit.errors import Failure, Misuse
 from cnnkit.models import create
-from cnnkit.tasks.classify import load
+from cnnkit.tasks import load
 from cnnkit.tasks.views import Viewer
 from cnnkit.train.directory import Directory
 from cnnkit.train.evaluate import evaluate, fuse

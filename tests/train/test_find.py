@@ -9,6 +9,7 @@ from rich.console import Console
 from torch import Tensor, nn
 from torch.nn import functional
 
+from cnnkit.data.batches import Batch
 from cnnkit.errors import Failure
 from cnnkit.train.find import batch_size, fewest, learning_rate
 from cnnkit.train.fit import fit
@@ -32,13 +33,17 @@ class Bowl(nn.Module):
         return 0.5 * self.curvature * self.weight.square().sum() * torch.ones(len(images))
 
 
-def mean(output: Tensor, labels: Tensor) -> Tensor:
+def lost(output: Tensor, batch: Batch) -> Tensor:
+    return functional.cross_entropy(output, batch["labels"])
+
+
+def mean(output: Tensor, batch: Batch) -> Tensor:
     return output.mean()
 
 
 @pytest.mark.parametrize("curvature", [0.5, 5.0, 50.0])
 def test_the_rate_lies_safely_below_that_at_which_a_parabola_diverges(curvature: float) -> None:
-    batches = [(torch.zeros(2, 1, 4, 4), torch.zeros(2, dtype=torch.int64))]
+    batches = [(torch.zeros(2, 1, 4, 4), {"labels": torch.zeros(2, dtype=torch.int64)})]
     network = Bowl(curvature)
     sweep = learning_rate(network, batches, mean, RECIPE)
     assert 2 / curvature / 100 < sweep.chosen < 2 / curvature
@@ -47,7 +52,7 @@ def test_the_rate_lies_safely_below_that_at_which_a_parabola_diverges(curvature:
 
 
 def test_a_loss_that_is_never_finite_is_said_so() -> None:
-    batches = [(torch.zeros(2, 1, 4, 4), torch.zeros(2, dtype=torch.int64))]
+    batches = [(torch.zeros(2, 1, 4, 4), {"labels": torch.zeros(2, dtype=torch.int64)})]
     with pytest.raises(Failure, match="not finite even at the lowest"):
         learning_rate(Bowl(float("inf")), batches, mean, RECIPE)
 
@@ -69,10 +74,10 @@ def test_the_smallest_size_is_taken_from_which_no_larger_one_is_faster(
 
 def test_no_batch_is_tried_that_does_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     network = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 2))
-    images, labels = torch.randn(8, 1, 8, 8), torch.zeros(8, dtype=torch.int64)
+    images, batch = torch.randn(8, 1, 8, 8), {"labels": torch.zeros(8, dtype=torch.int64)}
     kept = 4 * 36 * 4 + 64 * 4  # the map after the rectifier and the image, in bytes, are among what is kept
     monkeypatch.setattr("cnnkit.train.find._free", lambda device: 40 * 2 * kept)
-    _, speeds = batch_size(network, images, labels, functional.cross_entropy, RECIPE)
+    _, speeds = batch_size(network, images, batch, lost, RECIPE)
     assert max(speeds) in {8, 16}
 
 

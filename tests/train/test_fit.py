@@ -13,7 +13,7 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from cnnkit.errors import Failure, Misuse
-from cnnkit.tasks.classify import load
+from cnnkit.tasks import load
 from cnnkit.train.directory import Directory
 from cnnkit.train.evaluate import evaluate
 from cnnkit.train.fit import fit
@@ -156,7 +156,7 @@ def test_there_must_be_a_run_to_resume(tmp_path: Path, silent: Console) -> None:
 @pytest.mark.parametrize(
     ("folders", "sentence"),
     [
-        ({"only": 9}, "has only one class, 'only'; a classifier needs two"),
+        ({"only": 9}, "has only one class, 'only'; a network needs two"),
         ({"train/a": 3, "train/b": 3, "val/a": 2, "val/c": 2}, "has no training image of 'c'"),
         ({"val/a": 3, "val/b": 3}, "has no training part, only val"),
     ],

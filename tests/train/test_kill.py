@@ -14,7 +14,7 @@ import torch
 from rich.console import Console
 
 from cnnkit.errors import Stopped
-from cnnkit.tasks.classify import load
+from cnnkit.tasks import load
 from cnnkit.train.directory import Directory
 
 EPOCHS = 14

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from cnnkit.tasks.classify import Classify
+from cnnkit.tasks.losses import LOSSES
 from cnnkit.train.mix import cutmix, disturb, mixup, noisy, probabilities
 from cnnkit.train.penalty import penalty
 
@@ -108,13 +109,17 @@ def test_disturbed_labels_are_replaced_anew_with_their_probability() -> None:
 @pytest.mark.parametrize("loss", ["cross_entropy", "squared_error"])
 def test_the_loss_of_a_mixture_is_the_mixture_of_the_losses(loss: str) -> None:
     """Of cross-entropy exactly; of the squared error for what is certain."""
-    task = Classify(["a", "b", "c"], loss, 0.1 if loss == "cross_entropy" else 0.0)
+    task = Classify(["a", "b", "c"], (LOSSES[loss](),), 0.1 if loss == "cross_entropy" else 0.0)
     logits, labels = torch.randn(5, 3), torch.tensor([0, 1, 2, 1, 0])
     certain = probabilities(labels, 3)
-    torch.testing.assert_close(task.loss(logits, certain), task.loss(logits, labels))
+
+    def lost(targets: Tensor) -> Tensor:
+        return task.loss(logits, {"labels": targets})
+
+    torch.testing.assert_close(lost(certain), lost(labels))
     if loss == "cross_entropy":
-        mixed = task.loss(logits, 0.3 * certain + 0.7 * certain.roll(1, 0))
-        apart = 0.3 * task.loss(logits, labels) + 0.7 * task.loss(logits, labels.roll(1))
+        mixed = lost(0.3 * certain + 0.7 * certain.roll(1, 0))
+        apart = 0.3 * lost(labels) + 0.7 * lost(labels.roll(1))
         torch.testing.assert_close(mixed, apart)
 
 

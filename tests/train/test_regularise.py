@@ -12,7 +12,7 @@ from cnnkit.data import open as open_data
 from cnnkit.data.batches import fitted
 from cnnkit.errors import Misuse
 from cnnkit.surgery.stochastic_depth import Survival
-from cnnkit.tasks.classify import load
+from cnnkit.tasks import load
 from cnnkit.train.directory import Directory
 from cnnkit.train.fit import fit
 from cnnkit.train.module import Training

@@ -13,7 +13,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from cnnkit.errors import Misuse
-from cnnkit.tasks.classify import load
+from cnnkit.tasks import load
 from cnnkit.train.callbacks import gave_up
 from cnnkit.train.directory import Directory
 from cnnkit.train.fit import fit
@@ -129,7 +129,7 @@ def test_patience_ends_with_the_epochs_since_the_best(
         {"epoch": i + 1, "val/accuracy": accuracy, "val/loss": float(i)}
         for i, accuracy in enumerate(accuracies)
     ]
-    assert gave_up(history, patience) is over
+    assert gave_up(history, "accuracy", patience) is over
 
 
 def test_a_run_without_patience_stops_early_and_stays_stopped(

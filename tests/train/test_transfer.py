@@ -12,7 +12,8 @@ from cnnkit.errors import Misuse
 from cnnkit.models import create, specs
 from cnnkit.surgery import freeze, replace_head
 from cnnkit.surgery.head import frozen_norms
-from cnnkit.tasks.classify import Classify, load
+from cnnkit.tasks import load
+from cnnkit.tasks.classify import Classify
 from cnnkit.train.directory import Directory
 from cnnkit.train.fit import fit
 from cnnkit.train.module import Training, parameter_groups, slowed

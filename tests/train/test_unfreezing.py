@@ -10,7 +10,7 @@ from torch import Tensor
 
 from cnnkit.errors import Misuse
 from cnnkit.models import create
-from cnnkit.tasks.classify import load
+from cnnkit.tasks import load
 from cnnkit.train.directory import Directory
 from cnnkit.train.fit import fit
 from cnnkit.train.transfer import carry, levels, nearest_classes, shares
@@ -156,8 +156,8 @@ def test_a_new_class_starts_as_the_old_one_that_answers_to_it_alone() -> None:
 def test_the_mapped_head_has_the_rows_of_the_old_one(source: Path) -> None:
     loaded = load_weights(source)
     old = loaded.model.head[2].weight.detach().clone()
-    transfer = carry(loaded, "letters", ["x", "y"], [4, 1])
-    assert torch.equal(loaded.model.head[2].weight, old[[4, 1]])
+    network, transfer = carry(loaded, "letters", ["x", "y"], [4, 1])
+    assert torch.equal(network.head[2].weight, old[[4, 1]])
     assert transfer.alike == ["e", "b"]
     assert "head.2 is new (5 classes before, 2 now); it starts as the old e, b" in transfer.told(
         "m", None, 0.1

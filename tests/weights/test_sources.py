@@ -68,6 +68,19 @@ def test_a_state_dict_of_torchvision_is_recognised_and_gives_the_same_logits(
     assert differ(found.model, network) < 1e-9
 
 
+@torch.no_grad()
+def test_a_network_of_torchvision_that_labels_pixels_comes_with_its_classes_and_scale(tmp_path: Path) -> None:
+    """Its published files have an auxiliary head, which training alone uses."""
+    network = torchvision.models.segmentation.fcn_resnet50(weights=None, weights_backbone=None, aux_loss=True)
+    torch.save(network.state_dict(), tmp_path / "w.pth")
+    found = load(tmp_path / "w.pth")
+    assert (found.name, found.card.task) == ("fcn_resnet50", "segment")
+    assert found.card.classes[:2] == ["__background__", "aeroplane"]
+    assert found.card.preprocessing == Preprocessing((520, 520), keep=1.0)
+    images = torch.randn(1, 3, 65, 64)
+    torch.testing.assert_close(found.model(images), network.eval()(images)["out"])
+
+
 @pytest.mark.reference
 @pytest.mark.parametrize("name", ["preresnet50", "mobilenet_v2_0_5", "xception"])
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])

@@ -73,26 +73,27 @@ def command(
     _show_classes(found.together)
     if len(runs) > 1:
         _show_networks(found)
-    scored, word = found.together, "together accuracy" if len(runs) > 1 else "accuracy"
+    scored, (figure, value) = found.together, next(iter(found.together.scores.to_json().items()))
+    word = f"together {figure}" if len(runs) > 1 else figure
     looked = "" if views == "center" else f", {views}"
-    click.echo(f"\n{word} {scored.scores.accuracy:.2%} on {scored.part}, {scored.images:,} images{looked}")
+    click.echo(f"\n{word} {value:.2%} on {scored.part}, {scored.images:,} images{looked}")
     if scored.remark:
         click.echo(scored.remark)
 
 
 def _show_classes(found: "Evaluation") -> None:
-    columns = ["class", "images", "precision", "recall", "f1"]
-    rows = [
-        [row["class"], f"{row['images']:,}", *(f"{row[name]:.3f}" for name in columns[2:])]
-        for row in found.scores.per_class()
+    rows = found.scores.per_class()
+    name, *columns = rows[0]
+    shown = [
+        [row[name], *(f"{row[c]:,}" if isinstance(row[c], int) else f"{row[c]:.3f}" for c in columns)]
+        for row in rows
     ]
-    table(columns, rows, right="images precision recall f1")
+    table([name, *columns], shown, right=" ".join(columns))
 
 
 def _show_networks(found: "Fusion") -> None:
-    rows = [
-        [name, f"{one.scores.accuracy:.2%}", f"{one.scores.loss:.4f}"]
-        for name, one in [*found.alone.items(), ("together", found.together)]
-    ]
+    scored = {**found.alone, "together": found.together}
+    figures = {name: one.scores.to_json() for name, one in scored.items()}
+    rows = [[name, f"{f['accuracy']:.2%}", f"{f['loss']:.4f}"] for name, f in figures.items()]
     click.echo()
     table(["network", "accuracy", "loss"], rows, right="accuracy loss")

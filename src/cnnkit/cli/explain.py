@@ -67,7 +67,7 @@ def arithmetic(
 
     from cnnkit.data.pictures import fit, read, to_tensor
     from cnnkit.explain.arithmetic import gradient_entry, output_value
-    from cnnkit.tasks.classify import load
+    from cnnkit.tasks import load
 
     network = load(run)
     to = network.card.preprocessing

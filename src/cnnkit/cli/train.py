@@ -65,7 +65,7 @@ def recipe_flags(function: F) -> F:
             continue  # the argument DATA, and what only `--set` can say
         text = setting.metadata["help"]
         if setting.default is not None and setting.default not in (False, ()):
-            text += f" [{getattr(setting.default, 'name', setting.default)}]"
+            text += f" [{_named(setting.default)}]"
         for short, whole in reversed(SHORT.items()):
             if whole.partition(".")[0] == setting.name:
                 function = _short(short, whole)(function)
@@ -78,6 +78,13 @@ def recipe_flags(function: F) -> F:
         else:
             function = click.option(*names, type=kind, default=None, help=text, metavar=metavar)(function)
     return function
+
+
+def _named(default: Any) -> Any:
+    """A default as it is given on the command line."""
+    if isinstance(default, tuple):
+        return ",".join(part.name for part in default)
+    return getattr(default, "name", default)
 
 
 def _short(name: str, whole: str) -> Callable[[F], F]:
@@ -200,8 +207,9 @@ def command(
     if as_json:
         emit(summary | {"run": str(run.path), "best": str(run.best), "report": str(run.report)})
         return
+    figure = summary["chosen_by"].partition(" ")[0]
     for part in ("test", "val"):
         if part in summary:
             chose = "  (this part chose the checkpoint)" if part == "val" else ""
-            click.echo(f"{part + ' accuracy':15}{summary[part]['accuracy']:.2%}{chose}")
+            click.echo(f"{f'{part} {figure}':15}{summary[part][figure]:.2%}{chose}")
     click.echo(f"{'network':15}{run.best}\n{'report':15}{run.report}")

@@ -1,9 +1,9 @@
 """Feeding images to a network: whole batches out of memory for small ones, worker processes for photos.
 
 A batch is a dict of `images` (N, C, H, W) uint8, `labels` (N,) int64 and `index` (N,) int64, the image's
-place in its part. The order of an epoch and what augmentation draws in it depend on the seed and the epoch's
-number alone, not on the worker, the device or what ran before, so that a run can be taken up again at any
-epoch.
+place in its part; where images have masks it is `pairs`'. The order of an epoch and what augmentation draws
+in it depend on the seed and the epoch's number alone, not on the worker, the device or what ran before, so
+that a run can be taken up again at any epoch.
 """
 
 import os
@@ -13,14 +13,16 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from cnnkit.data.augment import Augmentation, Boxed, Item, apply, check, in_rgb, parse
 from cnnkit.data.cache import Tick, cached
 from cnnkit.data.order import Order, derive
+from cnnkit.data.pairs import Pairs, Weigh, fit_in_memory, one_size, windows
 from cnnkit.data.photos import Batch, Files, Photos, Source, as_made, in_order
 from cnnkit.data.pictures import fit, to_tensor
 from cnnkit.data.sets import Part
+from cnnkit.errors import Misuse
 from cnnkit.weights.preprocessing import Preprocessing
 
 __all__ = ["Batch", "Batches", "InMemory", "Order", "Photos", "batches", "derive", "fits_in_memory", "fitted"]
@@ -80,8 +82,10 @@ def fits_in_memory(count: int, to: Preprocessing) -> bool:
 
 
 def fitted(part: Part, to: Preprocessing, indices: Sequence[int] | None = None) -> Tensor:
-    """Images of a part at the network's size. Shape: (N, C, H, W) uint8"""
+    """Images of a part at the network's size, or windows of them. Shape: (N, C, H, W) uint8"""
     chosen = range(len(part)) if indices is None else indices
+    if to.fit == "window":
+        return windows(part, to, chosen)
     if part.pixels is not None and part.pixels.shape[1:] == (len(to.mean), *to.size) and to.channels != "BGR":
         return part.pixels[list(chosen)]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -98,8 +102,14 @@ def batches(
     workers: int = 0,
     cache: Path | None = None,
     tick: Tick = lambda done, total: None,
+    margin: int = 0,
+    weigh: Weigh | None = None,
 ) -> Batches:
     """What feeds a network: shuffled and augmented where a seed is given, else in order and unchanged.
+
+    Images with masks are unchanged in this way: whole at their own size, one a batch, where `to.fit` is
+    `window`; scaled to the network's size with masks of their own size where it is `squash`, and one a batch
+    where these sizes differ.
 
     Args:
         part: the images.
@@ -111,13 +121,21 @@ def batches(
         cache: a folder where decoded photos are kept for later epochs and runs; made up to date before this
             returns. Images in memory need none.
         tick: called with the number of photos in the cache and their total, while it is made.
+        margin: pixels that the network's output lacks on every side: training windows are drawn of images
+            and masks that are mirrored so far beyond their borders.
+        weigh: gives the pixels of training labels, (N, H, W), the weights that come as `weights`.
 
     Raises:
-        Misuse: an augmentation is unknown or makes no sense for these images.
+        Misuse: an augmentation, the fit or the cache is unknown or makes no sense for these images.
         Failure: the cache cannot be made.
     """
     changes = sorted(parse(augmentation), key=lambda change: not isinstance(change, Boxed))
-    check(changes, len(to.mean))
+    check(changes, len(to.mean), masks=part.masks is not None)
+    if part.masks is not None:
+        require_masks(to, cache)
+        return _paired(part, to, batch_size, seed, changes, workers, margin, weigh)
+    if to.fit == "window":
+        raise Misuse("fit window is for images with masks; use crop, squash or pad")
     order = Order(len(part), batch_size, seed)
     boxed = next((change for change in changes if isinstance(change, Boxed)), None)
     small = fits_in_memory(len(part), to) and (boxed is None or part.pixels is not None)
@@ -129,8 +147,43 @@ def batches(
     source: Source = files
     if keep is not None:
         source = cached(files, keep, room=boxed.room if boxed else None, tick=tick)
+    return _loader(Photos(source, part.labels, to, seed or 0, changes), order, workers)
+
+
+def require_masks(to: Preprocessing, cache: Path | str | None) -> None:
+    """Refuse what cannot be done to images with masks.
+
+    Raises:
+        Misuse: an image would be cropped or padded where its mask is not, or photos be cached.
+    """
+    if to.fit not in ("window", "squash"):
+        raise Misuse(f"fit {to.fit} is for images with one label each; with masks use window or squash")
+    if cache is not None:
+        raise Misuse("a cache of photos holds no masks; leave --cache out")
+
+
+def _paired(
+    part: Part,
+    to: Preprocessing,
+    batch_size: int,
+    seed: int | None,
+    changes: Sequence[Augmentation],
+    workers: int,
+    margin: int,
+    weigh: Weigh | None,
+) -> Batches:
+    """What feeds a network with images and masks."""
+    small = fit_in_memory(part, to)
+    draft, keep = seed is not None and not small, small and workers == 0
+    pairs = Pairs(part, to, seed, changes, margin=margin, weigh=weigh, draft=draft, keep=keep)
+    alone = seed is None and (to.fit == "window" or not one_size(part))
+    return _loader(pairs, Order(len(part), 1 if alone else batch_size, seed), workers)
+
+
+def _loader(dataset: Dataset[Batch], order: Order, workers: int) -> DataLoader[Batch]:
+    """Batches of a data set that makes each of them whole."""
     return DataLoader(
-        Photos(source, part.labels, to, seed or 0, changes),
+        dataset,
         batch_sampler=order,
         num_workers=workers,
         collate_fn=as_made,

@@ -1,25 +1,25 @@
-"""Looking at every image before training: what cannot be read, what is in two parts, which classes are
-lopsided.
+"""Looking at every image, and its mask, before training: what cannot be read, what is in two parts, which
+classes are lopsided.
 """
 
 import hashlib
-import json
-import os
 from collections import defaultdict
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median_low
 from typing import Any, Literal
 
+from cnnkit.data.balance import Balance, balance
 from cnnkit.data.pictures import read
+from cnnkit.data.remembered import remembered
 from cnnkit.data.sets import DataSet, Part
 from cnnkit.errors import Failure
-from cnnkit.weights.files import atomic
 
-Kind = Literal["unreadable", "twice", "classes", "balance"]
+Kind = Literal["unreadable", "ignored", "twice", "classes", "balance"]
+
+#: How many times as many pixels of one class as of another are lopsided; of images it is 20 times.
+LOPSIDED = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,8 @@ class Finding:
     """Something that would spoil a run.
 
     Attributes:
-        kind: `unreadable` image, the same image `twice`, `classes` that a part lacks, or lopsided `balance`.
+        kind: `unreadable` image or mask, a mask of which all is `ignored`, the same image `twice`, `classes`
+            that a part lacks, or lopsided `balance`.
         message: one sentence.
         keys: the images concerned.
     """
@@ -57,7 +58,8 @@ class Examination:
         grey: whether all readable images are grey.
         side: the median of the images' short sides, in pixels.
         one_size: whether all images have the same size.
-        counts: images a part and class.
+        counts: images a part and class; with masks, images that show the class.
+        pixels: with masks, pixels a part and class.
     """
 
     findings: tuple[Finding, ...]
@@ -65,6 +67,7 @@ class Examination:
     side: int
     one_size: bool
     counts: dict[str, dict[str, int]]
+    pixels: dict[str, dict[str, int]] = field(default_factory=dict)
 
     @property
     def unreadable(self) -> tuple[str, ...]:
@@ -73,13 +76,14 @@ class Examination:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for `--json`."""
-        return asdict(self)
+        plain = asdict(self)
+        return plain if self.pixels else {key: value for key, value in plain.items() if key != "pixels"}
 
 
 def examine(data: DataSet, tick: Callable[[int, int], None] = lambda done, total: None) -> Examination:
-    """Decode every image of every part once and report what would spoil a run.
+    """Decode every image and mask of every part once and report what would spoil a run.
 
-    Results of image files are kept under the user's cache folder by path, size and time of change, so that
+    Results of files are kept under the user's cache folder by path, size and time of change, so that
     only files that changed are read again.
 
     Args:
@@ -87,15 +91,19 @@ def examine(data: DataSet, tick: Callable[[int, int], None] = lambda done, total
         tick: called with the number of images seen and their total.
     """
     seen = {key: look for part in data.parts.values() for key, look in _look_at(part, tick)}
-    counts = {
+    masks = {
+        name: balance(part, data.classes, tick) for name, part in data.parts.items() if part.masks is not None
+    }
+    counts = {name: found.images for name, found in masks.items()} or {
         name: {label: list(part.labels).count(i) for i, label in enumerate(data.classes)}
         for name, part in data.parts.items()
     }
     findings = (
         *(Finding("unreadable", look.problem, (key,)) for key, look in seen.items() if look.problem),
+        *_masks(data, masks, seen),
         *_classes(data, counts),
         *_twice(data, seen),
-        *_balance(counts),
+        *(_lopsided(masks) if masks else _balance(counts)),
     )
     good = [look for look in seen.values() if not look.problem]
     sides = [min(look.width, look.height) for look in good]
@@ -105,16 +113,53 @@ def examine(data: DataSet, tick: Callable[[int, int], None] = lambda done, total
         side=median_low(sides) if sides else 0,
         one_size=len({(look.width, look.height) for look in good}) == 1,
         counts=counts,
+        pixels={name: found.pixels for name, found in masks.items()},
     )
+
+
+def _masks(data: DataSet, masks: Mapping[str, Balance], seen: Mapping[str, Seen]) -> Iterator[Finding]:
+    """Masks that cannot be used, those that are not of their image's size among them; then empty ones."""
+    for name, found in masks.items():
+        empty, part = [], data.parts[name]
+        for index, key in enumerate(part.keys):
+            look, size, problem = seen[key], found.sizes[index], found.problems[index]
+            if look.problem or part.masks is None:
+                continue
+            if not problem and size != (look.width, look.height):
+                problem = part.masks.misfit(index, (look.width, look.height), size)
+            if problem:
+                yield Finding("unreadable", problem, (key,))
+            elif found.empty[index]:
+                empty.append(key)
+        if empty:
+            yield Finding(
+                "ignored",
+                f"{name} has {len(empty):,} masks of which all pixels are ignored, the first that of "
+                f"{empty[0]}; nothing is learnt of them",
+                tuple(empty),
+            )
+
+
+def _lopsided(masks: Mapping[str, Balance]) -> Iterator[Finding]:
+    for name, found in masks.items():
+        present = {label: count for label, count in found.pixels.items() if count}
+        if name in {"train", "all"} and present and max(present.values()) > LOPSIDED * min(present.values()):
+            few, many = min(present, key=present.__getitem__), max(present, key=present.__getitem__)
+            yield Finding(
+                "balance",
+                f"{name} has {present[few]:,} pixels of {few} and {present[many]:,} of {many}; a loss that "
+                f"balances classes may help",
+            )
 
 
 def _classes(data: DataSet, counts: dict[str, dict[str, int]]) -> Iterator[Finding]:
     if len(data.classes) == 1:
         yield Finding("classes", f"there is only one class, {data.classes[0]!r}; a classifier needs two")
+    what = "image" if data.task == "classify" else "pixel"
     for name, by_class in counts.items():
         absent = [label for label, count in by_class.items() if count == 0]
         if absent and len(absent) < len(by_class):
-            yield Finding("classes", f"{name} has no image of {', '.join(absent)}")
+            yield Finding("classes", f"{name} has no {what} of {', '.join(absent)}")
 
 
 def _twice(data: DataSet, seen: dict[str, Seen]) -> Iterator[Finding]:
@@ -146,61 +191,14 @@ def _look_at(part: Part, tick: Callable[[int, int], None]) -> Iterator[tuple[str
         return
     if part.root is None:
         raise ValueError("a part has either files or pixels")
-    store = _store(part.root)
-    known = _recall(store)
-    stamps = {key: _stamp(part.root / key) for key in part.keys}
-    fresh = {k: Seen(*known[k][1]) for k in part.keys if k in known and known[k][0] == stamps[k]}
-    todo = [key for key in part.keys if key not in fresh]
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for done, (key, look) in enumerate(
-            zip(todo, pool.map(lambda k: _look(part.root, k), todo), strict=True)
-        ):
-            fresh[key] = look
-            tick(len(part) - len(todo) + done + 1, len(part))
-    if todo:
-        _remember(store, known | {key: (stamps[key], _values(fresh[key])) for key in part.keys})
-    yield from ((key, fresh[key]) for key in part.keys)
+    for key, values in remembered(part.root, part.keys, _look, "check", tick):
+        yield key, Seen(*values)
 
 
-def _look(root: Path | None, key: str) -> Seen:
-    path = (root or Path()) / key
+def _look(path: Path) -> list[Any]:
     try:
         image = read(path)
     except Failure as failure:
-        return Seen(problem=str(failure))
+        return [0, 0, "", "", str(failure)]
     digest = hashlib.blake2b(image.tobytes() + repr(image.size).encode(), digest_size=16).hexdigest()
-    return Seen(image.width, image.height, image.mode, digest)
-
-
-def _values(look: Seen) -> list[Any]:
-    return [look.width, look.height, look.mode, look.digest, look.problem]
-
-
-def _stamp(path: Path) -> list[int]:
-    status = path.stat()
-    return [status.st_size, status.st_mtime_ns]
-
-
-def cache_folder() -> Path:
-    """Where results are kept: `$XDG_CACHE_HOME/cnnkit`, by default `~/.cache/cnnkit`."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cnnkit"
-
-
-def _store(root: Path) -> Path:
-    name = hashlib.blake2b(str(root.resolve()).encode(), digest_size=8).hexdigest()
-    return cache_folder() / "check" / f"{name}.json"
-
-
-def _recall(store: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(store.read_text("utf-8"))
-    except (OSError, ValueError):  # none yet, or damaged: everything is looked at again
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def _remember(store: Path, known: dict[str, Any]) -> None:
-    with suppress(OSError):  # a cache that cannot be written costs time, nothing else
-        store.parent.mkdir(parents=True, exist_ok=True)
-        with atomic(store) as scratch:
-            scratch.write_text(json.dumps(known), "utf-8")
+    return [image.width, image.height, image.mode, digest, ""]

@@ -1,34 +1,39 @@
-"""Image folders: `root/class/*` or `root/{train,val,test}/class/*`."""
+"""Image folders: `root/class/*` or `root/{train,val,test}/class/*`; and those that hold masks as well."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from cnnkit.data.class_map import Ignored
+from cnnkit.data.mask_folders import PARTS, read_masks, refuse_class_map
 from cnnkit.data.sets import DataSet, Part
 from cnnkit.errors import Failure, Misuse
 
-#: The names under which parts are found.
-PARTS = {
-    "train": ("train", "training"),
-    "val": ("val", "valid", "validation"),
-    "test": ("test", "testing"),
-}
 SHAPES = "root/class/image.jpg or root/train/class/image.jpg (train, val, test)"
+MASK_SHAPES = "images/ + masks/, train/ + trainannot/, or JPEGImages/ + SegmentationClass/ for masks"
 
 
-def read_folder(root: Path) -> DataSet:
-    """The image folder at `root`, unsplit where it has one level.
+def read_folder(root: Path, classes: Sequence[str] | None = None, ignore: Ignored = ()) -> DataSet:
+    """The images at `root`, unsplit where they have one level; with masks where its folders say so.
 
     Every file counts as an image, save hidden ones and `Thumbs.db`; whether it is one is for the check to
     say.
 
+    Args:
+        root: the folder.
+        classes: the masks' class map.
+        ignore: classes or values of masks that count nowhere.
+
     Raises:
-        Misuse: there is no such folder.
+        Misuse: there is no such folder, or a class map makes no sense.
         Failure: it is empty, or of another shape; the message shows what was found.
     """
     if not root.is_dir():
         what = "is a file" if root.exists() else "does not exist"
         raise Misuse(f"{root} {what}; give a folder of images, {SHAPES}, or digits, mnist, cifar10 ...")
+    if (masked := read_masks(root, classes, ignore)) is not None:
+        return masked
+    refuse_class_map(str(root), classes, ignore)
     found = {
         part: root / name
         for part, names in PARTS.items()

@@ -46,9 +46,9 @@ class Files:
 
     def sizes(self, indices: Sequence[int]) -> Tensor:
         """Heights and widths. Shape: (N, 2)"""
-        return torch.tensor([self._size(index)[::-1] for index in indices])
+        return torch.tensor([self.size(index)[::-1] for index in indices])
 
-    def _size(self, index: int) -> tuple[int, int]:
+    def size(self, index: int) -> tuple[int, int]:
         """Width and height, kept: every epoch asks."""
         if index not in self._sizes:
             self._sizes[index] = self.part.size(index)
@@ -56,7 +56,7 @@ class Files:
 
     def whole(self, index: int) -> Tensor:
         """One photo at the network's size. Shape: (C, H, W) uint8"""
-        enough = scaled_size(self._size(index), self.to) if self.draft else None
+        enough = scaled_size(self.size(index), self.to) if self.draft else None
         return to_tensor(fit(self.part.picture(index, enough), self.to), self.to)
 
     def fitted(self, indices: Sequence[int]) -> Tensor:
@@ -66,7 +66,7 @@ class Files:
     def cut(self, index: int, box: Box) -> Tensor:
         """A box of one photo at the network's size. Shape: (C, H, W) uint8"""
         top, left, height, width = box
-        full_width, full_height = self._size(index)
+        full_width, full_height = self.size(index)
         enough = None
         if self.draft:
             share = max(self.to.size[0] / height, self.to.size[1] / width)

@@ -34,7 +34,7 @@ def read(path: Path, draft: tuple[int, int] | None = None) -> Image.Image:
     Raises:
         Failure: the file is missing, empty, no image, truncated, or has too many pixels.
     """
-    with _opened(path) as image:
+    with opened(path) as image:
         if draft is not None:
             image.draft(None, draft[::-1] if _lies(image) else draft)
         image.load()
@@ -47,7 +47,7 @@ def size(path: Path) -> tuple[int, int]:
     Raises:
         Failure: the file is missing, empty, or no image.
     """
-    with _opened(path) as image:
+    with opened(path) as image:
         return image.size[::-1] if _lies(image) else image.size
 
 
@@ -56,7 +56,7 @@ def _lies(image: Image.Image) -> bool:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
+def opened(path: Path) -> Iterator[Image.Image]:
     """An image file, with what Pillow raises turned into one sentence."""
     try:
         if path.stat().st_size == 0:

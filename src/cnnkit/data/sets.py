@@ -1,12 +1,14 @@
-"""What a data set is: named classes, and parts that hold keyed, labelled images."""
+"""What a data set is: named classes, and parts that hold keyed images with a label or a mask each."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
 from PIL import Image
 from torch import Tensor
 
+from cnnkit.data.masks import Masks
 from cnnkit.data.pictures import read, size, to_picture
 from cnnkit.data.splits import TEST, VAL, hold_out
 from cnnkit.errors import Failure
@@ -18,15 +20,17 @@ class Part:
 
     Attributes:
         keys: what names an image for good: its path below the root, or its index in the original.
-        labels: class indices.
+        labels: class indices; all 0 where masks label the pixels, so that a split takes all images alike.
         root: where the paths begin, for images in files.
         pixels: (N, C, H, W) uint8, for images in memory.
+        masks: what gives each pixel its class, where images have no class of their own.
     """
 
     keys: Sequence[str]
     labels: Sequence[int]
     root: Path | None = None
     pixels: Tensor | None = field(default=None, repr=False)
+    masks: Masks | None = field(default=None, repr=False)
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -43,6 +47,20 @@ class Part:
             return self.pixels.shape[3], self.pixels.shape[2]
         return size(self.path(index))
 
+    def mask(self, index: int) -> Tensor:
+        """The class index of each pixel of one image, IGNORED where nothing counts. Shape: (H, W) uint8
+
+        Raises:
+            Failure: the mask cannot be read, holds a value without a class, or is not of the image's size.
+        """
+        if self.masks is None:
+            raise ValueError("these images have no masks")
+        made = self.masks.read(index)
+        width, height = self.size(index)
+        if made.shape != (height, width):
+            raise Failure(self.masks.misfit(index, (width, height), (made.shape[1], made.shape[0])))
+        return made
+
     def path(self, index: int) -> Path:
         """Where an image's file is."""
         if self.root is None:
@@ -56,6 +74,7 @@ class Part:
             [self.labels[i] for i in indices],
             self.root,
             None if self.pixels is None else self.pixels[list(indices)],
+            None if self.masks is None else self.masks.select(indices),
         )
 
     def without(self, keys: Collection[str]) -> "Part":
@@ -75,6 +94,7 @@ class DataSet:
         classes: class names in the order of the labels.
         parts: `train`, `val`, `test`; or `all` before a split.
         set_aside: keys that were taken out of `train` for `val` or `test`, because the data came without.
+        task: what the labels are for: a class an image, or a class a pixel.
     """
 
     name: str
@@ -83,6 +103,7 @@ class DataSet:
     classes: Sequence[str]
     parts: Mapping[str, Part]
     set_aside: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    task: Literal["classify", "segment"] = "classify"
 
     def without(self, keys: Collection[str]) -> "DataSet":
         """The same data less the images of the given keys."""

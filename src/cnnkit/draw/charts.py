@@ -1,6 +1,6 @@
 """Charts for reports: matplotlib figures without a window or global state."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -55,8 +55,22 @@ def tried(
     return made
 
 
-def confusion(matrix: Tensor, classes: Sequence[str]) -> Figure:
-    """A confusion matrix: rows are true classes, colours shares of the row. Shape: (classes, classes)"""
+def counts(number: int, share: float) -> str:
+    """What a cell of a confusion matrix says: how many, where there are any."""
+    return f"{number:,}" if number else ""
+
+
+def percents(number: int, share: float) -> str:
+    """What a cell says where numbers are too long: the share of the row in percent, where it is not 0."""
+    return f"{100 * share:.0f}" if share >= 0.005 else ""
+
+
+def confusion(matrix: Tensor, classes: Sequence[str], say: Callable[[int, float], str] = counts) -> Figure:
+    """A confusion matrix: rows are true classes, colours shares of the row. Shape: (classes, classes)
+
+    Args:
+        say: what a cell says, of its number and its share of the row.
+    """
     count = len(classes)
     side = min(11.0, max(3.4, 1.6 + 0.42 * count))
     made, (axis,) = figure(side, side)
@@ -71,7 +85,7 @@ def confusion(matrix: Tensor, classes: Sequence[str]) -> Figure:
     if count <= 20:
         for i in range(count):
             for j in range(count):
-                if n := int(matrix[i, j]):
+                if words := say(int(matrix[i, j]), float(shares[i, j])):
                     colour = "white" if shares[i, j] > 0.5 else INK
-                    axis.text(j, i, f"{n:,}", ha="center", va="center", fontsize=8, color=colour)
+                    axis.text(j, i, words, ha="center", va="center", fontsize=8, color=colour)
     return made

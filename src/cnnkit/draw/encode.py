@@ -40,3 +40,10 @@ def enlarged(picture: Image.Image, least: int) -> Image.Image:
     if factor <= 1:
         return picture
     return picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
+
+
+def thumbnail(picture: Image.Image, side: int = 160) -> Image.Image:
+    """A picture small enough for a page, or enlarged in whole pixels where it is tiny."""
+    picture = enlarged(picture, side // 2)
+    picture.thumbnail((side, side))
+    return picture

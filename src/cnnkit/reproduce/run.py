@@ -204,7 +204,7 @@ def _is_of(asked: Any, stored: Any) -> bool:
     """Whether a stored setting is the asked one, with what was open in it filled in."""
     if isinstance(asked, Mapping) and isinstance(stored, Mapping):
         return all(_is_of(value, stored.get(name)) for name, value in asked.items())
-    if isinstance(asked, list) and isinstance(stored, list):
+    if isinstance(asked, list | tuple) and isinstance(stored, list):  # a file has no tuples
         return len(asked) == len(stored) and all(map(_is_of, asked, stored))
     return bool(asked == stored)
 

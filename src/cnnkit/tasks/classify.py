@@ -3,23 +3,23 @@
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from torch.nn import functional
 from torchmetrics.classification import MulticlassConfusionMatrix
 
+from cnnkit.data import Part
 from cnnkit.data.batches import Batch
 from cnnkit.data.pictures import fit, read, seen, to_tensor
 from cnnkit.errors import Failure
 from cnnkit.layers import WithAux
+from cnnkit.report import Panel
+from cnnkit.tasks.losses import CrossEntropy, Loss, total
+from cnnkit.tasks.task import Row
 from cnnkit.weights.artefact import Card
 from cnnkit.weights.preprocessing import Preprocessing
-from cnnkit.weights.sources import load as load_weights
-
-Loss = Literal["cross_entropy", "squared_error"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,49 +106,62 @@ class Classify:
 
     Args:
         classes: class names in the order of the labels.
-        loss: `cross_entropy`, or `squared_error` to targets +1 and -1 as the networks of the 1980s had it.
+        losses: what is minimised, added up.
         label_smoothing: share of the target that is spread over all classes (cross-entropy only).
     """
 
     name = "classify"
+    best = "accuracy"
 
     def __init__(
-        self, classes: Sequence[str], loss: Loss = "cross_entropy", label_smoothing: float = 0.0
+        self,
+        classes: Sequence[str],
+        losses: Sequence[Loss] = (CrossEntropy(),),
+        label_smoothing: float = 0.0,
     ) -> None:
-        self.classes, self.kind, self.label_smoothing = classes, loss, label_smoothing
+        self.classes, self.losses, self.label_smoothing = classes, losses, label_smoothing
 
     @staticmethod
     def logits(output: Tensor | WithAux) -> Tensor:
         """The main logits, whether or not there are auxiliary ones. Shape: (N, classes)"""
         return output.logits if isinstance(output, WithAux) else output
 
-    def loss(self, output: Tensor | WithAux, labels: Tensor) -> Tensor:
+    def loss(self, output: Tensor | WithAux, batch: Batch) -> Tensor:
         """Mean loss of a batch, and of auxiliary logits with their weight.
 
         Labels may be probabilities, as mixed images have them.
 
-        Shape: (N, classes), (N,) or (N, classes) -> ()
+        Shape: (N, classes), labels (N,) or (N, classes) -> ()
         """
+        labels = batch["labels"]
         own = self._loss(self.logits(output), labels)
         if not isinstance(output, WithAux):
             return own
         return own + output.weight * sum(self._loss(aux, labels) for aux in output.aux)
 
     def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        if self.kind == "squared_error":
-            rows = labels if labels.ndim == 2 else functional.one_hot(labels, logits.shape[1])
-            return functional.mse_loss(logits, 2.0 * rows - 1.0)
-        return functional.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
+        return total(self.losses, logits, labels, smoothing=self.label_smoothing)
 
-    def score(self, outputs: Iterable[tuple[Tensor, Tensor]]) -> Scores:
+    def hits(self, output: Tensor | WithAux, batch: Batch) -> tuple[Tensor, Tensor]:
+        """How many images are right, and of how many; of a mixture the heavier class counts."""
+        labels = batch["labels"]
+        labels = labels if labels.ndim == 1 else labels.argmax(dim=1)
+        right = (self.logits(output).detach().argmax(dim=1) == labels).sum()
+        return right, torch.full_like(right, len(labels))
+
+    def observe(self, network: nn.Module, images: Tensor, batch: Batch) -> Row:
+        """Logits and labels. Shape: (N, classes), (N,)"""
+        return self.logits(network(images)), batch["labels"]
+
+    def score(self, rows: Iterable[Row]) -> Scores:
         """Score logits and labels that come a batch at a time, in the order of the part."""
         count = len(self.classes)
         matrix = MulticlassConfusionMatrix(count, sync_on_compute=False)  # it has all: one process scores
         loss, hits, predicted, confidence = 0.0, 0, [], []
-        for logits, labels in outputs:
+        for logits, labels in rows:
             logits, labels = logits.float().cpu(), labels.cpu()
             matrix.update(logits, labels)
-            loss += self.loss(logits, labels).item() * len(labels)
+            loss += self._loss(logits, labels).item() * len(labels)
             top = logits.softmax(dim=1).topk(min(5, count), dim=1)
             hits += int((top.indices == labels[:, None]).sum())
             confidence.append(top.values[:, 0])
@@ -164,6 +177,12 @@ class Classify:
             torch.cat(predicted),
             torch.cat(confidence),
         )
+
+    def panels(self, where: str, part: Part, scores: Scores, network: "Classifier") -> list[Panel]:
+        """Confusion, classes, mistakes, and one image's way through the network."""
+        from cnnkit.tasks.classify_panels import panels
+
+        return panels(where, part, scores, network)
 
 
 @torch.inference_mode()
@@ -234,13 +253,3 @@ class Classifier:
 
 def _name(image: str | Path | Image.Image) -> str:
     return getattr(image, "filename", "") or "picture" if isinstance(image, Image.Image) else str(image)
-
-
-def load(source: str | Path, device: str | torch.device = "cpu", *, model: str | None = None) -> Classifier:
-    """A trained network from an artefact, a run's folder, or any weights that `cnnkit.weights.load` takes.
-
-    Raises:
-        Failure: there is none, or it cannot be trusted; see `cnnkit.weights.load`.
-    """
-    loaded = load_weights(source, model)
-    return Classifier(loaded.model, loaded.card, device)

@@ -23,7 +23,7 @@ from cnnkit.data.batches import Batch, Batches, Order
 from cnnkit.errors import Misuse
 from cnnkit.layers import Backbone
 from cnnkit.surgery.stochastic_depth import Survival
-from cnnkit.tasks.classify import Classify
+from cnnkit.tasks.task import first
 from cnnkit.weights.preprocessing import Preprocessing
 
 #: Features of a part up to this size are kept in memory.
@@ -113,7 +113,7 @@ def _in_turn(network: nn.Module, found: Cut, images: Tensor) -> bool:
         return False
     was_training = network.training
     with torch.no_grad():
-        whole = Classify.logits(network.eval()(images))
+        whole = first(network.eval()(images))
         same = torch.allclose(tail(body(images)), whole, rtol=1e-3, atol=1e-4)
     network.train(was_training)
     return same

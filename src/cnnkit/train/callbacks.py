@@ -123,9 +123,8 @@ class Keeper(Checkpoint):
         if not isinstance(pl_module, Training) or pl_module.scores is None:
             raise TypeError(f"Keeper keeps validated Training, got {type(pl_module).__name__}")
         row = self.world.led(lambda: self._row(trainer, pl_module))
-        best = best_of(self.history)
         self.history.append(row)
-        if best is None or best_of(self.history) is row:
+        if best_of(self.history, pl_module.task.best) is row:
             self.save_best(self.directory.best, pl_module.scores.to_json())
         trainer.save_checkpoint(self.directory.last)
         if not self.world.first:
@@ -160,14 +159,14 @@ class Keeper(Checkpoint):
             self.writer.close()
 
 
-def best_of(history: list[dict[str, float]]) -> dict[str, float] | None:
-    """The epoch with the highest validation accuracy; of equal ones the lowest loss, then the first."""
-    return max(history, key=lambda row: (row["val/accuracy"], -row["val/loss"]), default=None)
+def best_of(history: list[dict[str, float]], by: str) -> dict[str, float] | None:
+    """The epoch whose validation figure is the highest; of equal ones the lowest loss, then the first."""
+    return max(history, key=lambda row: (row[f"val/{by}"], -row["val/loss"]), default=None)
 
 
-def gave_up(history: list[dict[str, float]], patience: int | None) -> bool:
+def gave_up(history: list[dict[str, float]], by: str, patience: int | None) -> bool:
     """Whether the best epoch is at least `patience` epochs ago."""
-    best = best_of(history)
+    best = best_of(history, by)
     return None not in (best, patience) and history[-1]["epoch"] - best["epoch"] >= patience  # type: ignore[index,operator]
 
 
@@ -176,15 +175,16 @@ class Patience(Callback):
 
     Args:
         history: rows of the epochs so far; it grows.
+        by: the figure by which the best is chosen.
         epochs: how many are waited for.
     """
 
-    def __init__(self, history: list[dict[str, float]], epochs: int) -> None:
-        self.history, self.epochs = history, epochs
+    def __init__(self, history: list[dict[str, float]], by: str, epochs: int) -> None:
+        self.history, self.by, self.epochs = history, by, epochs
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stop where the best epoch is too long ago."""
-        trainer.should_stop = trainer.should_stop or gave_up(self.history, self.epochs)
+        trainer.should_stop = trainer.should_stop or gave_up(self.history, self.by, self.epochs)
 
 
 class Live(Callback):
@@ -193,11 +193,12 @@ class Live(Callback):
     Args:
         console: where to; nothing is drawn over where it is no terminal.
         epochs: of the whole run.
+        by: the figure by which the best network is chosen.
         advice: what to change where the network waits for data.
     """
 
-    def __init__(self, console: Console, epochs: int, advice: str = "") -> None:
-        self.console, self.epochs, self.advice = console, epochs, advice
+    def __init__(self, console: Console, epochs: int, by: str = "accuracy", advice: str = "") -> None:
+        self.console, self.epochs, self.by, self.advice = console, epochs, by, advice
         self.bar = Progress(
             TextColumn("epoch {task.fields[epoch]}"),
             BarColumn(),
@@ -239,9 +240,10 @@ class Live(Callback):
     def show(self, row: Mapping[str, float]) -> None:
         """One line for a finished epoch."""
         width = len(str(self.epochs))
+        figure = "val" if self.by == "accuracy" else f"val {self.by}"
         self.console.print(
             f"epoch {row['epoch']:{width}.0f}/{self.epochs}  loss {row['train/loss']:.4f}  "
-            f"train {row['train/accuracy']:.2%}  val {row['val/accuracy']:.2%}  lr {row['lr']:.1e}  "
+            f"train {row['train/accuracy']:.2%}  {figure} {row[f'val/{self.by}']:.2%}  lr {row['lr']:.1e}  "
             f"{row['images_per_second']:,.0f} images/s{self._left(row)}",
             highlight=False,
             soft_wrap=True,

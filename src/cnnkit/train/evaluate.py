@@ -13,7 +13,11 @@ from cnnkit.data import DataSet
 from cnnkit.data.batches import batches
 from cnnkit.data.sets import Part
 from cnnkit.errors import Failure, Misuse
-from cnnkit.tasks.classify import Classifier, Classify, Scores, load, outputs
+from cnnkit.tasks import load
+from cnnkit.tasks.classify import Classifier, Classify, outputs
+from cnnkit.tasks.segment import Segment, windows_of
+from cnnkit.tasks.segmenter import Segmenter
+from cnnkit.tasks.task import Scores, observed
 from cnnkit.tasks.views import Viewer, fused
 from cnnkit.train.directory import Directory
 from cnnkit.weights.sources import artefact_of
@@ -124,19 +128,28 @@ def fuse(
     """
     if len(set(map(str, runs))) < len(runs):
         raise Misuse("a network is named twice; fusing it with itself changes nothing")
-    networks = {str(run): load(run) for run in runs}
-    classes = _classes(networks)
-    origins = {run: _Origin.of(run, source) for run in networks}
-    data = _opened(list(origins.values()), source, data_dir)
+    loaded = {str(run): load(run, device) for run in runs}
+    networks = {run: network for run, network in loaded.items() if isinstance(network, Classifier)}
+    origins = {run: _Origin.of(run, source) for run in loaded}
+    data = _opened(list(origins.values()), source, data_dir, next(iter(loaded.values())))
     parts = data.parts
     name = split or next(part for part in ("test", "all", "val", "train") if part in parts)
     if name not in parts:
         raise Misuse(f"{source} has no part {name!r}, only {', '.join(parts)}")
+    for run, network in loaded.items():
+        if network.card.task != data.task:
+            raise Misuse(f"{run} is a network to {network.card.task}, and {source} is {data.layout}")
+        if isinstance(network, Segmenter):
+            if len(loaded) > 1:
+                raise Misuse(f"{run} labels pixels, and only classifiers can be fused; evaluate it alone")
+            found = _of_pixels(network, data, name, origins[run], views, workers)
+            return Fusion({run: found}, found)
+    classes = _classes(networks)
     part = _relabelled(parts[name], list(data.classes), classes, str(source))
     task, labels = Classify(classes), torch.tensor(part.labels)
     alone, predicted = {}, []
     for run, network in networks.items():
-        logits = _logits(Classifier(network.model, network.card, device), part, views, workers)
+        logits = _logits(network, part, views, workers)
         network.model.cpu()  # a device holds one at a time
         logits = logits[:, [network.classes.index(c) for c in classes]]
         predicted.append(logits.log_softmax(1))
@@ -149,6 +162,22 @@ def fuse(
         remarks = {"; ".join(f"{run}: {found.remark}" for run, found in alone.items() if found.remark)}
     scores = task.score([(fused(predicted), labels)])
     return Fusion(alone, Evaluation(name, len(part), scores, remarks.pop(), views))
+
+
+def _of_pixels(
+    network: Segmenter, data: DataSet, name: str, origin: "_Origin", views: str, workers: int
+) -> Evaluation:
+    """The score of a network that labels pixels."""
+    if list(data.classes) != list(network.classes):
+        raise Failure(
+            f"{data.source} has the classes {', '.join(data.classes)}, and the network knows "
+            f"{', '.join(network.classes)}; put a classes.txt beside the masks that names them alike"
+        )
+    part, to = data.parts[name], network.card.preprocessing
+    task = Segment(data.classes, windows=windows_of(views))
+    feed = batches(part, to, 1, workers=workers)
+    scores = task.score(observed(task, network.model, feed, to, network.device))
+    return Evaluation(name, len(part), scores, origin.remark(name), views)
 
 
 def _classes(networks: Mapping[str, Classifier]) -> list[str]:
@@ -190,11 +219,17 @@ class _Origin:
         return ""
 
 
-def _opened(origins: Sequence[_Origin], source: str | Path, data_dir: str | Path | None) -> DataSet:
-    """The data; split as the runs did that were trained on them, if any."""
+def _opened(
+    origins: Sequence[_Origin],
+    source: str | Path,
+    data_dir: str | Path | None,
+    network: Classifier | Segmenter,
+) -> DataSet:
+    """The data; split as the runs did that were trained on them, if any. Masks are read as in training."""
+    masks: dict[str, Any] = {name: network.card.recipe.get(name) for name in ("classes", "ignore")}
     own = [o.directory for o in origins if o.own and o.directory is not None]
     if not own:
-        return datasets.open(source, data_dir=Path(data_dir or "data"))
+        return datasets.open(source, data_dir=Path(data_dir or "data"), **masks)
     where, split = own[0].config["data"], own[0].split
     for other in own[1:]:
         if (other.split, other.config["data"]["left_out"]) != (split, where["left_out"]):
@@ -207,6 +242,7 @@ def _opened(origins: Sequence[_Origin], source: str | Path, data_dir: str | Path
         data_dir=Path(data_dir or where["data_dir"]),
         without=where["left_out"],
         share=own[0].config["recipe"].get("share"),
+        **masks,
     ).split(split)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cnnkit.data.batches import Batches
+from cnnkit.data.batches import Batch, Batches
 from cnnkit.errors import Failure
 from cnnkit.train.measure import autocast
 from cnnkit.train.module import MEMORY, parameter_groups
@@ -35,7 +35,7 @@ FREE, WORTH = 0.6, 1.05
 #: The largest batch that is tried.
 LARGEST = 1024
 
-Loss = Callable[[Any, Tensor], Tensor]
+Loss = Callable[[Any, Batch], Tensor]
 
 
 def settle(
@@ -48,7 +48,7 @@ def settle(
         network: as it will be trained; it is left as it was.
         feed: batches of the training part.
         to: how they become the network's input.
-        loss: of output and labels.
+        loss: of output and batch.
 
     Raises:
         Failure: no learning rate lets the loss be finite.
@@ -56,8 +56,7 @@ def settle(
     tried: dict[str, Any] = {}
     if "batch_size" in recipe.find:
         batch = next(iter(feed))
-        images, labels = to.normalise(batch["images"]), batch["labels"]
-        size, speeds = batch_size(network, images, labels, loss, recipe)
+        size, speeds = batch_size(network, to.normalise(batch["images"]), batch, loss, recipe)
         recipe = replace(recipe, batch_size=size)
         tried["batch_size"] = {"chosen": size, "images_per_second": {str(k): v for k, v in speeds.items()}}
     if "lr" in recipe.find:
@@ -68,14 +67,14 @@ def settle(
 
 
 class Normalised:
-    """Batches as the network reads them, with their labels, as often as they are gone through."""
+    """Images as the network reads them, with the batches they are of, as often as they are gone through."""
 
     def __init__(self, feed: Batches, to: Preprocessing) -> None:
         self.feed, self.to = feed, to
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def __iter__(self) -> Iterator[tuple[Tensor, Batch]]:
         for batch in self.feed:
-            yield self.to.normalise(batch["images"]), batch["labels"]
+            yield self.to.normalise(batch["images"]), batch
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +93,7 @@ class Sweep:
 
 
 def learning_rate(
-    network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], loss: Loss, recipe: Recipe
+    network: nn.Module, batches: Iterable[tuple[Tensor, Batch]], loss: Loss, recipe: Recipe
 ) -> Sweep:
     """The learning rate range test (Smith 2017, 1506.01186, section 3.3), on a copy of the network.
 
@@ -102,8 +101,8 @@ def learning_rate(
 
     Args:
         network: as it will be trained; it is left as it was.
-        batches: normalised images and labels, as often as there are; they are gone through again.
-        loss: of output and labels.
+        batches: normalised images, and the batches they are of; they are gone through again.
+        loss: of output and batch.
         recipe: resolved.
 
     Raises:
@@ -113,11 +112,11 @@ def learning_rate(
     rule = recipe.optimizer
     optimizer = rule.build(parameter_groups(model, rule.weight_decay, decay_all=rule.decay_all), fused=False)
     smoothed, rates, losses = 0.0, list[float](), list[float]()
-    for step, (images, labels) in enumerate(islice(chain.from_iterable(repeat(batches)), TRIES)):
+    for step, (images, batch) in enumerate(islice(chain.from_iterable(repeat(batches)), TRIES)):
         rate = LOWEST * (HIGHEST / LOWEST) ** (step / (TRIES - 1))
         for group in optimizer.param_groups:
             group["lr"] = rate
-        value = _step(model, optimizer, images, labels, loss, recipe)
+        value = _step(model, optimizer, images, batch, loss, recipe)
         smoothed = SMOOTH * smoothed + (1 - SMOOTH) * value
         mean = smoothed / (1 - SMOOTH ** (step + 1))
         if not math.isfinite(mean) or (losses and mean > DIVERGED * min(losses)):
@@ -134,33 +133,34 @@ def learning_rate(
 
 
 def batch_size(
-    network: nn.Module, images: Tensor, labels: Tensor, loss: Loss, recipe: Recipe
+    network: nn.Module, images: Tensor, batch: Batch, loss: Loss, recipe: Recipe
 ) -> tuple[int, dict[int, float]]:
     """The smallest batch beyond which doubling it brings less than a twentieth more images a second.
 
     Args:
         network: as it will be trained; it is left as it was.
         images: normalised, as many as there are; they are repeated. Shape: (N, C, H, W)
-        labels: theirs.
-        loss: of output and labels.
+        batch: of which they are.
+        loss: of output and batch.
         recipe: resolved but for the batch size.
 
     Returns:
         The size, and images a second of each size that was tried.
     """
-    room, each = FREE * _free(recipe.device), _bytes_an_image(network, images[:2], labels[:2], loss)
+    room, each = FREE * _free(recipe.device), _bytes_an_image(network, images[:2], beginning(batch, 2), loss)
     speeds: dict[int, float] = {}
     size = 8
     while size <= LARGEST and (size == 8 or size * each < room):
         repeats = math.ceil(size / len(images))
-        batch, targets = images.repeat(repeats, 1, 1, 1)[:size], labels.repeat(repeats)[:size]
+        many = {name: torch.cat([tensor] * repeats)[:size] for name, tensor in batch.items()}
+        repeated = images.repeat(repeats, 1, 1, 1)[:size]
         model = copy.deepcopy(network).to(recipe.device).to(memory_format=MEMORY[recipe.layout]).train()
         optimizer = recipe.optimizer.build(parameter_groups(model, 0.0), fused=False)
         seconds = []
         try:
             for _ in range(3):
                 began = time.perf_counter()
-                _step(model, optimizer, batch, targets, loss, recipe)
+                _step(model, optimizer, repeated, many, loss, recipe)
                 seconds.append(time.perf_counter() - began)
         except torch.OutOfMemoryError:
             break
@@ -179,11 +179,16 @@ def fewest(speeds: dict[int, float]) -> int:
     return best
 
 
+def beginning(batch: Batch, count: int) -> Batch:
+    """The first images of a batch, and all that goes with them."""
+    return {name: tensor[:count] for name, tensor in batch.items()}
+
+
 def _step(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     images: Tensor,
-    labels: Tensor,
+    batch: Batch,
     loss: Loss,
     recipe: Recipe,
 ) -> float:
@@ -191,13 +196,13 @@ def _step(
     images = images.to(recipe.device).contiguous(memory_format=MEMORY[recipe.layout])
     optimizer.zero_grad()
     with autocast(recipe.device, recipe.precision):
-        value = loss(model(images), labels.to(recipe.device))
+        value = loss(model(images), {name: tensor.to(recipe.device) for name, tensor in batch.items()})
     torch.autograd.backward(value)
     optimizer.step()
     return float(value.detach())
 
 
-def _bytes_an_image(network: nn.Module, images: Tensor, labels: Tensor, loss: Loss) -> float:
+def _bytes_an_image(network: nn.Module, images: Tensor, batch: Batch, loss: Loss) -> float:
     """What one image adds to a step's memory: all that is kept for the backward pass."""
     kept: dict[int, int] = {}
 
@@ -209,7 +214,7 @@ def _bytes_an_image(network: nn.Module, images: Tensor, labels: Tensor, loss: Lo
     model = copy.deepcopy(network).train()
     own = {p.untyped_storage().data_ptr() for p in (*model.parameters(), *model.buffers())}
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        loss(model(images), labels)
+        loss(model(images), batch)
     return 2 * sum(size for place, size in kept.items() if place not in own) / len(images)  # and gradients
 
 

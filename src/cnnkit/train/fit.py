@@ -14,7 +14,8 @@ from torch.utils.data import DataLoader
 
 from cnnkit.data.batches import Batches, Order, batches, derive, fitted
 from cnnkit.data.cache import Tick
-from cnnkit.tasks.classify import Classify, Scores, load, outputs
+from cnnkit.tasks import load
+from cnnkit.tasks.task import Scores, observed
 from cnnkit.train.cached import Features, cut, run_once
 from cnnkit.train.callbacks import Keeper, Live, Patience, best_of, gave_up
 from cnnkit.train.changing import arguments, change, fresh
@@ -26,7 +27,7 @@ from cnnkit.train.mix import noisy
 from cnnkit.train.module import Training
 from cnnkit.train.panels import write_report
 from cnnkit.train.parted import weights_of
-from cnnkit.train.plan import Plan, find, follow, new, resumed
+from cnnkit.train.plan import Plan, find, follow, margin_of, new, resumed, task_of, weigher
 from cnnkit.train.recipe import Recipe
 from cnnkit.train.synchronised import synchronised
 from cnnkit.train.trainer import make_trainer
@@ -120,7 +121,7 @@ def _settled(plan: Plan, console: Console) -> Plan:
     if not plan.recipe.find:
         return plan
     network, _ = build(plan)
-    task = Classify(plan.data.classes, plan.recipe.loss, plan.recipe.label_smoothing)
+    task = task_of(plan.data, plan.recipe)
     recipe, tried = settle(plan.recipe, network, feeds(plan)[0], plan.preprocessing, task.loss)
     config = {**plan.config, "recipe": recipe.to_dict()}
     plan.directory.write_json("found.json", tried)
@@ -148,10 +149,10 @@ def build(plan: Plan) -> tuple[nn.Module, Card]:
     looks = any(start.looks for start in recipe.init)
     surgery = list(transfer.surgery) if transfer else []
     surgery += change(network, recipe, plan.preprocessing, _first_images(plan) if looks else None)
-    hold(network, recipe.freeze)
+    hold(network, recipe.freeze, transfer.filled if transfer else ())
     card = Card(
         model=spec.name,
-        task="classify",
+        task=data.task,
         classes=list(data.classes),
         preprocessing=plan.preprocessing,
         arguments=arguments(recipe, data, plan.preprocessing, transfer),
@@ -190,9 +191,18 @@ def feeds(plan: Plan, tick: Tick = lambda done, total: None) -> tuple[Batches, B
         workers=workers,
         cache=cache,
         tick=tick,
+        **_of_masks(plan),
     )
     size = max(size, 256 if workers == 0 else size)
     return train, batches(plan.data.parts["val"], to, size, workers=workers, cache=cache, tick=tick)
+
+
+def _of_masks(plan: Plan) -> dict[str, Any]:
+    """What else a feed of images with masks must know."""
+    if plan.data.task != "segment":
+        return {}
+    margin = margin_of(plan.recipe, plan.data, plan.preprocessing, plan.transfer)
+    return {"margin": margin, "weigh": weigher(plan.recipe, plan.data)}
 
 
 def features(plan: Plan, body: nn.Module, train: Batches, val: Batches) -> tuple[Features, Features]:
@@ -209,7 +219,8 @@ def descend(plan: Plan, console: Console, world: World = ALONE) -> list[dict[str
     """Gradient descent from where the run stands to its last epoch; the rows of all epochs."""
     recipe, directory = plan.recipe, plan.directory
     done = world.led(lambda: directory.load_checkpoint()["history"] if directory.last.exists() else [])
-    if len(done) >= recipe.epochs or gave_up(done, recipe.early_stop):
+    task = task_of(plan.data, recipe)
+    if len(done) >= recipe.epochs or gave_up(done, task.best, recipe.early_stop):
         return done
     model, card = build(plan)
     if done and world.first and recipe.cached_features is not None:
@@ -217,8 +228,7 @@ def descend(plan: Plan, console: Console, world: World = ALONE) -> list[dict[str
     world.align(model)
     if world.size > 1 and (recipe.sync_batch_norm or recipe.distribute == "fsdp"):
         model = synchronised(model, recipe.device)
-    task = Classify(plan.data.classes, recipe.loss, recipe.label_smoothing)
-    found = levels(model, plan.transfer.head) if plan.transfer else []
+    found = levels(model, plan.transfer.head, plan.transfer.filled) if plan.transfer else []
     rates = shares(found, recipe.backbone_factor or 1.0, recipe.stage_factor or 1.0)
     train: Batches | Features
     val: Batches | Features
@@ -240,11 +250,11 @@ def descend(plan: Plan, console: Console, world: World = ALONE) -> list[dict[str
         if world.first:
             artefact.save(path, weights, artefact.with_metrics(card, "val", metrics))
 
-    live = Live(console, recipe.epochs, _advice(recipe, train))
+    live = Live(console, recipe.epochs, task.best, _advice(recipe, train))
     keeper = Keeper(directory, save_best, done, live.show, world)
     callbacks: list[Callback] = [live, keeper]
     if recipe.early_stop is not None:
-        callbacks.append(Patience(keeper.history, recipe.early_stop))
+        callbacks.append(Patience(keeper.history, task.best, recipe.early_stop))
     if recipe.unfreeze is not None:
         callbacks.append(Unfreezer(recipe.unfreeze, found))
     if isinstance(
@@ -269,26 +279,27 @@ def _advice(recipe: Recipe, feed: Batches | Features) -> str:
 def _finish(plan: Plan, history: list[dict[str, float]], seconds: float) -> None:
     """Score the best network on the parts that are there, and write the summary and the report."""
     directory, data, recipe = plan.directory, plan.data, plan.recipe
-    classifier = load(directory.best, recipe.device)
+    network = load(directory.best, recipe.device)
+    task = task_of(data, replace(recipe, label_smoothing=0.0))
     scores: dict[str, Scores] = {}
     for name in ("val", "test"):
         if name in data.parts:
             size = 32 if recipe.workers else 256
             feed = batches(data.parts[name], plan.preprocessing, size, workers=recipe.workers or 0)
-            found = outputs(classifier.model, feed, plan.preprocessing, recipe.device)
-            scores[name] = Classify(data.classes, recipe.loss).score(found)
-    best = best_of(history) or {}
+            rows = observed(task, network.model, feed, plan.preprocessing, recipe.device)
+            scores[name] = task.score(rows)
+    best = best_of(history, task.best) or {}
     summary = {
         "model": recipe.model,
         "data": data.name,
         "seed": recipe.seed,
         "epochs": len(history),
         "best_epoch": int(best["epoch"]),
-        "chosen_by": "accuracy on val",
-        "parameters": sum(p.numel() for p in classifier.model.parameters()),
+        "chosen_by": f"{task.best} on val",
+        "parameters": sum(p.numel() for p in network.model.parameters()),
         **{name: score.to_json() for name, score in scores.items()},
         "training_seconds": round(sum(row["seconds"] for row in history), 1),
         "seconds": round(seconds, 1),
     }
     directory.write_json("summary.json", summary)
-    write_report(directory, data, classifier, scores, history, plan.config, summary)
+    write_report(plan, task, network, scores, history, summary)

@@ -16,7 +16,7 @@ from cnnkit.data.batches import Batch, derive
 from cnnkit.errors import Failure
 from cnnkit.surgery.dropblock import schedule
 from cnnkit.surgery.head import frozen_norms
-from cnnkit.tasks.classify import Classify, Scores
+from cnnkit.tasks.task import Row, Scores, Task
 from cnnkit.train.cached import Cut
 from cnnkit.train.distributed import ALONE, World, may_skip
 from cnnkit.train.mix import disturb, probabilities
@@ -47,7 +47,7 @@ class Training(LightningModule):
     def __init__(
         self,
         model: nn.Module,
-        task: Classify,
+        task: Task,
         preprocessing: Preprocessing,
         recipe: Recipe,
         rates: Mapping[int, float] | None = None,
@@ -69,10 +69,10 @@ class Training(LightningModule):
         if recipe.compile:
             self.model.compile()
         self.frozen: list[nn.Module] = []
-        self.recent: list[tuple[Tensor, Tensor]] = []  # loss and right answers of the steps not looked at yet
-        self.steps = self.images = self.right = 0
+        self.recent: list[tuple[Tensor, ...]] = []  # loss, right answers and answers since the last look
+        self.steps = self.images = self.right = self.answers = 0
         self.loss = 0.0
-        self.held_out: list[tuple[Tensor, Tensor, Tensor]] = []
+        self.held_out: list[Row] = []
         self.scores: Scores | None = None
         self.hold()
 
@@ -112,21 +112,21 @@ class Training(LightningModule):
         """Random numbers of an epoch depend on its number alone, so that a resumed run draws the same."""
         torch.manual_seed(derive(self.recipe.seed, self.current_epoch, 3, self.world.rank))
         self.recent, self.steps = [], self.global_step
-        self.images, self.right, self.loss = 0, 0, 0.0
+        self.images, self.right, self.answers, self.loss = 0, 0, 0, 0.0
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Loss of one batch; kept on the device, looked at rarely."""
         schedule(self.model, self.global_step / self.total)
         images, targets = self.noise(self.read(batch), batch["labels"], batch_idx)
+        batch = {**batch, "labels": targets}
         output = self.part(self.model)(images)
-        loss = self.task.loss(output, targets)
+        loss = self.task.loss(output, batch)
         if self.l1 or self.l2:
             loss = loss + penalty(self.model, self.l1, self.l2)
-        labels = targets if targets.ndim == 1 else targets.argmax(dim=1)  # of a mixture the heavier
-        right = (self.task.logits(output).detach().argmax(dim=1) == labels).sum()
+        right, answers = self.task.hits(output, batch)
         share, counts = self.sharing(self.trainer.train_dataloader, batch_idx)
-        counted = len(labels) if counts else 0
-        self.recent.append((loss.detach() * counted, right * (counted > 0)))
+        counted = len(targets) if counts else 0
+        self.recent.append((loss.detach() * counted, right * (counted > 0), answers * (counted > 0)))
         self.images += counted
         self.steps += 1
         if (batch_idx + 1) % LOOK == 0:
@@ -161,7 +161,7 @@ class Training(LightningModule):
         """
         if not self.recent:
             return
-        losses, right = (torch.stack(column).tolist() for column in zip(*self.recent, strict=True))
+        losses, right, answers = (torch.stack(found).tolist() for found in zip(*self.recent, strict=True))
         self.recent = []
         for place, loss in enumerate(losses):
             if not math.isfinite(loss):
@@ -173,6 +173,7 @@ class Training(LightningModule):
                 )
             self.loss += loss
         self.right += sum(right)
+        self.answers += sum(answers)
 
     @property
     def optimizer(self) -> Optimizer:
@@ -180,25 +181,25 @@ class Training(LightningModule):
         return self.trainer.optimizers[0]
 
     def trained(self) -> dict[str, float]:
-        """Mean loss and accuracy over the training batches of the epoch so far."""
+        """Mean loss and share of right answers over the training batches of the epoch so far."""
         self.look()
-        return {"loss": self.loss / self.images, "accuracy": self.right / self.images}
+        return {"loss": self.loss / self.images, "accuracy": self.right / max(1, self.answers)}
 
     def on_validation_epoch_start(self) -> None:
         """Start collecting."""
         self.held_out = []
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Collect the logits of one batch."""
-        logits = self.task.logits(self.part(self.evaluated)(self.read(batch)))
+        """Collect what there is to score of one batch."""
+        row = self.task.observe(self.part(self.evaluated), self.read(batch), batch)
         if self.sharing(self.trainer.val_dataloaders, batch_idx)[1]:
-            self.held_out.append((logits, batch["labels"], batch["index"]))
+            self.held_out.append((*row, batch["index"]))
 
     def on_validation_epoch_end(self) -> None:
         """Score the validation part, and add up the epoch's training figures, over all processes."""
         self.look()
-        loss, images, right = self.world.summed(self.loss, self.images, self.right)
-        self.loss, self.images, self.right = loss, int(images), int(right)
+        self.loss, *counts = self.world.summed(self.loss, self.images, self.right, self.answers)
+        self.images, self.right, self.answers = map(int, counts)
         found = self.world.gathered(self.held_out)
         feed: Any = self.trainer.val_dataloaders
         self.scores = self.world.led(lambda: self.task.score(in_order(found, feed)))
@@ -237,23 +238,21 @@ class Training(LightningModule):
             self.averaged.update_parameters(self.model)
 
 
-def in_order(
-    found: Sequence[Sequence[tuple[Tensor, Tensor, Tensor]]], feed: Any
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Logits and labels as one process has them, a batch at a time.
+def in_order(found: Sequence[Sequence[Row]], feed: Any) -> Iterator[Row]:
+    """What the task observed as one process has it, a batch at a time.
 
     Args:
-        found: by process, logits, labels and indices of what it had of each batch.
+        found: by process, what it had of each batch, and the indices of its images.
         feed: where the batches came from, which several processes shared.
     """
     if len(found) == 1:
-        yield from ((logits, labels) for logits, labels, _ in found[0])
+        yield from (row[:-1] for row in found[0])
         return
     rows = [row for process in found for row in process]
-    logits, labels, index = (torch.cat([part.cpu() for part in column]) for column in zip(*rows, strict=True))
+    *kept, index = (torch.cat([part.cpu() for part in column]) for column in zip(*rows, strict=True))
     place = index.argsort()
     for batch in feed.batch_sampler.indices():
-        yield logits[place[batch]], labels[place[batch]]
+        yield tuple(column[place[batch]] for column in kept)
 
 
 def decay(share: float, steps: int) -> float:

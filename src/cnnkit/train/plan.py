@@ -1,29 +1,33 @@
 """Planning a run: the data opened and looked at, every choice made, the folder begun; nothing trained."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
-from torch import nn
+from torch import Tensor, nn
 
 from cnnkit import data as datasets
-from cnnkit.data import DataSet, Examination
-from cnnkit.data.batches import batches, fitted
+from cnnkit.data import DataSet
+from cnnkit.data.batches import Batch, batches, fitted
 from cnnkit.errors import Failure, Misuse
 from cnnkit.models import specs
 from cnnkit.registry import Spec, unknown
-from cnnkit.tasks.classify import Classify, outputs
-from cnnkit.train.changing import arguments, check
+from cnnkit.tasks.classify import outputs
+from cnnkit.tasks.task import Task, first
+from cnnkit.tasks.task import choose as choose_task
+from cnnkit.train.changing import arguments, check, fresh
+from cnnkit.train.checks import check_classes, check_task, check_weights, usable
 from cnnkit.train.directory import Directory, environment
 from cnnkit.train.distributed import check_shared, in_parts, job, restarted, shared
+from cnnkit.train.find import beginning
 from cnnkit.train.measure import choose
 from cnnkit.train.recipe import SHORT, Recipe, make, merged
 from cnnkit.train.resolve import resolve
-from cnnkit.train.transfer import Transfer, carry, hold, nearest_classes
+from cnnkit.train.transfer import Transfer, begin, carry, hold, nearest_classes
 from cnnkit.weights.preprocessing import Preprocessing
 from cnnkit.weights.sources import Loaded, load
 
@@ -85,8 +89,10 @@ def new(
     if start is not None:
         recipe = replace(recipe, model=start.name)
     check_weights(recipe)
+    backbone = load(recipe.backbone_weights) if recipe.backbone_weights else None
     spec = find(recipe.model)
-    data = datasets.open(source, data_dir=data_dir, share=recipe.share)
+    data = opened(source, data_dir, recipe)
+    check_task(recipe, spec, data)
     directory = Directory(Path(output) if output else default_folder(spec, data.name))
     if restarted() and directory.job == job():
         if directory.is_begun:
@@ -96,22 +102,28 @@ def new(
     seen, data = usable(data, skip_bad, console)
     data = data.split()
     check_classes(data)
-    recipe, preprocessing = resolve(recipe, spec, data, seen, start)
+    recipe, preprocessing = resolve(recipe, spec, data, seen, start, backbone)
     check_shared(recipe)
-    transfer = None
+    network, transfer = None, None
+    torch.manual_seed(recipe.seed)  # what is new depends on it
     if start is not None:
-        torch.manual_seed(recipe.seed)  # the new head depends on it
         rows = alike(start, data, preprocessing, recipe) if recipe.head == "mapped" else ()
-        transfer = carry(start, str(recipe.weights), data.classes, rows)
-        hold(start.model, recipe.freeze)
+        network, transfer = carry(start, str(recipe.weights), data.classes, rows)
+    elif backbone is not None:
+        network, transfer = begin(
+            spec, arguments(recipe, data, preprocessing, None), backbone, str(recipe.backbone_weights)
+        )
+    if network is not None and transfer is not None:
+        hold(network, recipe.freeze, transfer.filled)
     check(recipe, data, preprocessing, transfer)
-    recipe, told = _measured(recipe, spec, data, preprocessing, start.model if start else None)
+    recipe, told = _measured(recipe, data, preprocessing, transfer, network)
     if told:
         console.print(told, highlight=False, soft_wrap=True)
     config = {
         "data": {
             "source": str(Path(source).resolve()) if Path(source).is_dir() else str(source),
             "data_dir": str(data_dir.resolve()),
+            "task": data.task,
             "layout": data.layout,
             "classes": list(data.classes),
             "left_out": list(seen.unreadable),
@@ -127,29 +139,19 @@ def new(
     directory.write("environment.txt", environment())
     directory.write_json("split.json", data.set_aside)
     directory.write_learned(preprocessing)
-    return Plan(directory, data, recipe, preprocessing, config, transfer, start.model if start else None)
+    return Plan(directory, data, recipe, preprocessing, config, transfer, network)
 
 
-#: Settings that say something of carried-over weights, and what they are without any.
-OF_WEIGHTS = {
-    **dict.fromkeys(("freeze", "backbone_factor", "stage_factor", "unfreeze", "cached_features")),
-    "head": "new",
-}
-
-
-def check_weights(recipe: Recipe) -> None:
-    """Refuse settings of carried-over weights where there are none, and of random ones where there are some.
-
-    Raises:
-        Misuse: naming the setting.
-    """
-    for name, without in OF_WEIGHTS.items():
-        if recipe.weights is None and getattr(recipe, name) != without:
-            raise Misuse(f"--{name.replace('_', '-')} is about weights that are carried over; give --weights")
-    if recipe.weights is not None and recipe.arguments:
-        raise Misuse("arguments build a new network, and --weights carries one over; give one of them")
-    if recipe.weights is not None and recipe.init:
-        raise Misuse("--init sets weights anew, and --weights carries them over; give one of them")
+def opened(source: str | Path, data_dir: Path, recipe: Recipe, without: Collection[str] = ()) -> DataSet:
+    """The data, as the recipe wants them read."""
+    return datasets.open(
+        source,
+        data_dir=data_dir,
+        without=without,
+        share=recipe.share,
+        classes=recipe.classes,
+        ignore=recipe.ignore,
+    )
 
 
 def alike(start: Loaded, data: DataSet, to: Preprocessing, recipe: Recipe) -> list[int]:
@@ -160,24 +162,51 @@ def alike(start: Loaded, data: DataSet, to: Preprocessing, recipe: Recipe) -> li
     return found
 
 
+def task_of(data: DataSet, recipe: Recipe) -> Task:
+    """What the network is trained for."""
+    return choose_task(
+        data.task, classes=data.classes, losses=recipe.loss, label_smoothing=recipe.label_smoothing
+    )
+
+
+def margin_of(recipe: Recipe, data: DataSet, to: Preprocessing, transfer: Transfer | None) -> int:
+    """What the network loses of its input on each side."""
+    with torch.device("meta"):
+        return int(getattr(fresh(recipe, data, to, transfer), "margin", 0))
+
+
+def weigher(recipe: Recipe, data: DataSet) -> Callable[[Tensor], Tensor] | None:
+    """What makes of masks the weights of their pixels, where a loss wants such a map."""
+    return next((map for loss in recipe.loss if (map := loss.weigh(data.classes))), None)
+
+
+def _some(recipe: Recipe, data: DataSet, to: Preprocessing, margin: int) -> Batch:
+    """A batch of the training part, not augmented beyond what makes all images one size."""
+    part, size = data.parts["train"], recipe.batch_size or 1
+    if part.masks is not None:
+        feed = batches(part, to, size, seed=recipe.seed, margin=margin, weigh=weigher(recipe, data))
+        return next(iter(feed))
+    chosen = range(min(size, len(part)))
+    return {"images": fitted(part, to, chosen), "labels": torch.tensor([part.labels[i] for i in chosen])}
+
+
 def _measured(
-    recipe: Recipe, spec: Spec, data: DataSet, to: Preprocessing, start: nn.Module | None
+    recipe: Recipe, data: DataSet, to: Preprocessing, transfer: Transfer | None, start: nn.Module | None
 ) -> tuple[Recipe, str]:
     """The recipe with its arithmetic chosen on this machine, and what to say of it."""
-    part, size = data.parts["train"], recipe.batch_size or 1
-    network = start or spec.build(**arguments(recipe, data, to, None))
+    network = start if start is not None else fresh(recipe, data, to, transfer)
     recipe = shared(recipe, sum(p.numel() for p in network.parameters()))
     if recipe.distribute == "fsdp":
         return in_parts(recipe), ""
-    chosen = range(min(size, len(part)))
-    labels = torch.tensor([part.labels[i] for i in chosen], device=recipe.device)
-    task = Classify(data.classes, recipe.loss, recipe.label_smoothing)
+    batch = _some(recipe, data, to, getattr(network, "margin", 0))
+    there = {name: tensor.to(recipe.device) for name, tensor in batch.items()}
+    task = task_of(data, recipe)
     return choose(
         recipe,
         network,
-        to.normalise(fitted(part, to, chosen)),
-        lambda output: task.loss(output, labels[: len(task.logits(output))]),
-        math.ceil(len(part) / size) * recipe.epochs,
+        to.normalise(batch["images"]),
+        lambda output: task.loss(output, beginning(there, len(first(output)))),
+        math.ceil(len(data.parts["train"]) / (recipe.batch_size or 1)) * recipe.epochs,
     )
 
 
@@ -205,10 +234,14 @@ def resumed(source: str | Path | None, output: str | Path | None, settings: Mapp
     directory.write_config(config)
     if plan.transfer is None or directory.last.exists():
         return plan
-    loaded = load(plan.transfer.source, recipe.model)  # nothing was learnt yet: nothing else has the weights
+    # nothing was learnt yet: nothing else has the weights
+    loaded = load(plan.transfer.source, None if recipe.backbone_weights else recipe.model)
     torch.manual_seed(recipe.seed)
-    carry(loaded, plan.transfer.source, plan.data.classes, plan.transfer.rows)
-    return replace(plan, start=loaded.model)
+    if recipe.backbone_weights:
+        network, _ = begin(find(recipe.model), plan.transfer.arguments, loaded, plan.transfer.source)
+    else:
+        network, _ = carry(loaded, plan.transfer.source, plan.data.classes, plan.transfer.rows)
+    return replace(plan, start=network)
 
 
 def follow(
@@ -221,9 +254,7 @@ def follow(
     """
     where = config["data"]
     recipe = make(config["recipe"], str(folder / "config.toml"))
-    data = datasets.open(
-        where["source"], data_dir=Path(where["data_dir"]), without=where["left_out"], share=recipe.share
-    ).split(split)
+    data = opened(where["source"], Path(where["data_dir"]), recipe, where["left_out"]).split(split)
     if list(data.classes) != where["classes"]:
         raise Failure(f"{data.source} has other classes now than when {folder} was started")
     transfer = Transfer(**config["transfer"]) if "transfer" in config else None
@@ -252,7 +283,7 @@ def default_folder(spec: Spec, data: str) -> Path:
 
 
 def find(name: str | None) -> Spec:
-    """A classifier by name.
+    """A network by name.
 
     Raises:
         Misuse: there is none; the sentence has the nearest names.
@@ -261,50 +292,5 @@ def find(name: str | None) -> Spec:
     if name is None:
         raise Misuse("name a network with --model; `cnnkit models` lists them")
     if name not in known:
-        raise Misuse(unknown(name, [spec.name for spec in specs(task="classify")]))
-    if known[name].task != "classify":
-        raise Misuse(
-            f"{name} is a network to {known[name].task}; what is trained here classifies whole images"
-        )
+        raise Misuse(unknown(name, known))
     return known[name]
-
-
-def usable(data: DataSet, skip_bad: bool, console: Console) -> tuple[Examination, DataSet]:
-    """Look at every image; refuse those that cannot be read, or leave them out where that was asked for.
-
-    Raises:
-        Failure: some cannot be read.
-    """
-    with console.status("looking at every image") as status:
-        seen = datasets.examine(
-            data, lambda done, total: status.update(f"looking at image {done:,} of {total:,}")
-        )
-    bad = [f for f in seen.findings if f.kind == "unreadable"]
-    if bad and not skip_bad:
-        raise Failure(
-            f"{len(bad)} of the images cannot be used, the first: {bad[0].message}; "
-            f"`cnnkit check {data.source}` names them all, --skip-bad trains without them"
-        )
-    for finding in seen.findings:
-        if finding.kind != "classes":
-            word = "left out" if finding.kind == "unreadable" else "warning"
-            console.print(f"{word}: {finding.message}", style="yellow", highlight=False, soft_wrap=True)
-    return seen, data.without(seen.unreadable)
-
-
-def check_classes(data: DataSet) -> None:
-    """Refuse data that a classifier cannot be trained on.
-
-    Raises:
-        Failure: no training part, an empty part, one class only, or a class without training images.
-    """
-    if "train" not in data.parts:
-        raise Failure(f"{data.source} has no training part, only {', '.join(data.parts)}")
-    if len(data.classes) < 2:
-        raise Failure(f"{data.source} has only one class, {data.classes[0]!r}; a classifier needs two")
-    for name, part in data.parts.items():
-        if not len(part):
-            raise Failure(f"the {name} part of {data.source} has no image; add some, or remove the folder")
-    if absent := set(range(len(data.classes))) - set(data.parts["train"].labels):
-        missing = data.classes[min(absent)]
-        raise Failure(f"{data.source} has no training image of {missing!r}; add some, or remove that class")

@@ -18,13 +18,14 @@ from cnnkit.data.augment import AUGMENTATIONS, Augmentation
 from cnnkit.errors import Misuse
 from cnnkit.parts import setting
 from cnnkit.registry import unknown
+from cnnkit.tasks.losses import LOSSES, CrossEntropy, Loss
 from cnnkit.train.mixes import MIXES, Mix
 from cnnkit.train.optimizers import OPTIMIZERS, Adamw, StepRule
 from cnnkit.train.regularisers import REGULARISERS, Regulariser
 from cnnkit.train.schedules import SCHEDULES, OneCycle, Schedule
 from cnnkit.train.starts import STARTS, Start
 from cnnkit.train.unfreezing import UNFREEZINGS, Unfreezing
-from cnnkit.weights.preprocessing import Normalisation
+from cnnkit.weights.preprocessing import Fit, Normalisation
 
 Precision = Literal["auto", "32", "bf16", "16"]
 Layout = Literal["auto", "channels_first", "channels_last"]
@@ -44,6 +45,9 @@ class Recipe:
     )
     weights: str | None = setting(
         None, "Start from these: a file, a run's folder, torchvision, timm:TAG. [random ones]"
+    )
+    backbone_weights: str | None = setting(
+        None, "Start the first layers of a segmentation network from those of a classifier: as --weights."
     )
     freeze: str | None = setting(
         None, "What stays of --weights: features (all but the head), or a number of stages. [nothing]"
@@ -85,7 +89,9 @@ class Recipe:
     early_stop: int | None = setting(
         None, "Stop after so many epochs without a better network. [never]", ge=1
     )
-    loss: Literal["cross_entropy", "squared_error"] = setting("cross_entropy", "What is minimised.")
+    loss: tuple[Loss, ...] = setting(
+        (CrossEntropy(),), "What is minimised; several are added up.", choices=LOSSES, many=True
+    )
     label_smoothing: float = setting(0.0, "Share of the target spread over all classes.", ge=0, lt=1)
     label_noise: float = setting(0.0, "Share of the training labels replaced once, at random.", ge=0, le=1)
     disturb_labels: float = setting(
@@ -107,13 +113,21 @@ class Recipe:
     image_size: int | None = setting(
         None, "Side of the network's input in pixels. [from both]", ge=1, le=4096
     )
-    fit: Literal["crop", "squash", "pad"] | None = setting(
-        None, "How an image of another shape gets there. [pad where it is a little smaller, else crop]"
-    )
+    fit: Fit | None = setting(
+        None, "How an image of another shape gets there. [pad where it is a little smaller, else crop; with "
+        "masks window]"
+    )  # fmt: skip
     normalise: Normalisation = setting(
         "dataset", "How values are scaled: by the data's mean and deviation, each image by its own, by each "
         "place's surroundings, or whitened."
     )  # fmt: skip
+    classes: tuple[str, ...] | None = setting(
+        None, "Classes of masks: names by index, or name=value, or name=#rrggbb. [a file beside them, or the "
+        "values there are]"
+    )  # fmt: skip
+    ignore: tuple[str, ...] | None = setting(
+        None, "Classes or values of masks that count nowhere. [255 where it is no class]"
+    )
     seed: int = setting(0, "Seed of weights, order and augmentation.", ge=0)
     precision: Precision = setting("auto", "Arithmetic: float32, or mixed with a 16-bit type; auto measures.")
     layout: Layout = setting("auto", "Order of the pixels in memory; auto measures.")
@@ -184,9 +198,12 @@ def make(values: Mapping[str, Any], where: str) -> Recipe:
 
 def _agree(recipe: Recipe, where: str) -> None:
     """Refuse settings that contradict each other."""
-    if recipe.loss == "squared_error" and recipe.label_smoothing:
-        raise Misuse(f"{where}: label_smoothing is for the cross_entropy loss, not for squared_error")
-    for field in ("regularise", "mix", "init"):
+    if recipe.label_smoothing and all(loss.name != "cross_entropy" for loss in recipe.loss):
+        given = ", ".join(loss.name for loss in recipe.loss)
+        raise Misuse(f"{where}: label_smoothing is for the cross_entropy loss, not for {given}")
+    if not recipe.loss:
+        raise Misuse(f"{where}: loss names nothing to minimise; give cross_entropy")
+    for field in ("loss", "regularise", "mix", "init"):
         names = [part.name for part in getattr(recipe, field)]
         if twice := [name for name in names if names.count(name) > 1]:
             raise Misuse(f"{where}: {field} has {twice[0]} twice")
@@ -216,7 +233,7 @@ def merged(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str,
     found: dict[str, Any] = {}
     for name, value in [*_parts_first(settings), *_parts_first(changes)]:
         outer, _, inner = SHORT.get(name, name).partition(".")
-        before = found.get(outer)
+        before = found.get(outer, _listed_by_default(outer))
         if not inner:
             same = _name_of(value) is not None and _name_of(value) == _name_of(before)
             found[outer] = before if same and isinstance(value, str) else value
@@ -225,6 +242,12 @@ def merged(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str,
         else:
             found[outer] = {**_table(before), inner: value}
     return found
+
+
+def _listed_by_default(name: str) -> tuple[parts.Part, ...] | None:
+    """The parts that a list has unasked, if any."""
+    default = getattr(Recipe, name, None)
+    return default if isinstance(default, tuple) and default else None
 
 
 def _parts_first(settings: Mapping[str, Any]) -> list[tuple[str, Any]]:

@@ -9,12 +9,13 @@ import torch
 
 from cnnkit import canon
 from cnnkit.data import DataSet, Examination, augment
+from cnnkit.data.balance import frequencies
 from cnnkit.data.batches import fits_in_memory, fitted, statistics
 from cnnkit.errors import Misuse
 from cnnkit.registry import Spec
 from cnnkit.train.distributed import cores
 from cnnkit.train.recipe import Recipe
-from cnnkit.weights.preprocessing import Preprocessing, fit_preprocessing
+from cnnkit.weights.preprocessing import Fit, Preprocessing, fit_preprocessing
 from cnnkit.weights.sources import Loaded
 
 #: The smallest input that is chosen unasked, for networks that take any.
@@ -26,17 +27,23 @@ BACKBONE_FACTOR = 0.1
 
 
 def resolve(
-    recipe: Recipe, spec: Spec, data: DataSet, seen: Examination, start: Loaded | None = None
+    recipe: Recipe,
+    spec: Spec,
+    data: DataSet,
+    seen: Examination,
+    start: Loaded | None = None,
+    backbone: Loaded | None = None,
 ) -> tuple[Recipe, Preprocessing]:
     """A recipe without open choices, and how images become the network's input.
 
     With weights to start from, the input is what they were trained on, where that is known; an image size
-    or a fit that is asked for wins.
+    or a fit that is asked for wins. With those of a backbone, its colours are.
 
     Raises:
         Misuse: the network does not take images of the size that was asked for; the device is not there.
     """
-    channels = 1 if seen.grey else 3
+    _check_fit(recipe, data)
+    channels = 1 if seen.grey and backbone is None else 3
     arguments = {**(recipe.arguments or {}), "num_classes": len(data.classes), "in_channels": channels}
     if recipe.arguments:
         _can_build(spec, arguments, recipe.arguments)
@@ -55,19 +62,20 @@ def resolve(
     else:
         size = _size(recipe, spec, arguments, seen.side)
         to = _preprocessing(recipe, size, arguments["in_channels"], seen, data)
+    if backbone is not None and backbone.preprocessing is not None:
+        theirs = backbone.preprocessing
+        to = replace(to, mean=theirs.mean, std=theirs.std, channels=theirs.channels)
     to = _learned(to, data)
     train = data.parts["train"]
-    small = fits_in_memory(len(train), to)
-    usual = ["crop", "flip"]
-    if small:
-        usual = ["shift"] if seen.grey else ["shift", "flip"]
-    if recipe.cached_features == 1:
-        usual = []
-    changes = augment.parse(usual) if recipe.augment is None else recipe.augment
-    batch_size = recipe.batch_size or _batch_size(len(train), small)
+    small = data.task == "classify" and fits_in_memory(len(train), to)
+    changes = augment.parse(_usual(recipe, to, small)) if recipe.augment is None else recipe.augment
+    batch_size = recipe.batch_size or _batch_size(len(train), to, small)
+    if recipe.batch_size == 1 or len(train) == 1:
+        _check_single(spec, arguments, to)
     resolved = replace(
         recipe,
         batch_size=batch_size,
+        loss=tuple(loss.resolved(lambda: frequencies(train, data.classes)) for loss in recipe.loss),
         augment=augment.resolve(changes, train, to),
         image_size=to.size[0],
         fit=to.fit,
@@ -75,7 +83,7 @@ def resolve(
         cache=None if recipe.cache is None else str(Path(recipe.cache).resolve()),
         device=_device(recipe.device),
         workers=recipe.workers if recipe.workers is not None else 0 if small else min(8, cores()),
-        backbone_factor=recipe.backbone_factor or BACKBONE_FACTOR if start is not None else None,
+        backbone_factor=recipe.backbone_factor or BACKBONE_FACTOR if start or backbone else None,
     )
     return resolved, to
 
@@ -94,10 +102,40 @@ def _can_build(spec: Spec, arguments: Mapping[str, Any], asked: Mapping[str, Any
         raise Misuse(f"{spec.name} cannot be built with {words}: {str(error).splitlines()[0]}") from None
 
 
-def _batch_size(images: int, small: bool) -> int:
-    """About forty steps an epoch, in powers of two: from 16 to 128, for photos to 32."""
-    size = 16
-    while size * 2 <= min(128 if small else 32, images // 40):
+#: How a picture may get to the network's size; the first is the usual one.
+FITS: dict[str, tuple[Fit, ...]] = {"classify": ("crop", "squash", "pad"), "segment": ("window", "squash")}
+
+
+def _check_fit(recipe: Recipe, data: DataSet) -> None:
+    """Refuse what makes no sense for this task.
+
+    Raises:
+        Misuse: naming the setting.
+    """
+    fits = FITS[data.task]
+    if recipe.fit not in (None, *fits):
+        raise Misuse(f"--fit {recipe.fit} is not for networks to {data.task}; use {' or '.join(fits)}")
+    if data.task == "segment" and recipe.normalise in ("zca", "gcn_zca"):
+        raise Misuse(
+            f"--normalise {recipe.normalise} whitens images of one size; use dataset, image, lcn or pca"
+        )
+
+
+def _usual(recipe: Recipe, to: Preprocessing, small: bool) -> list[str]:
+    """The augmentation that is chosen unasked."""
+    if recipe.cached_features == 1:
+        return []
+    if to.fit == "window":
+        return ["window", "flip"]
+    if small:
+        return ["shift"] if to.channels == "L" else ["shift", "flip"]
+    return ["crop", "flip"]
+
+
+def _batch_size(images: int, to: Preprocessing, small: bool) -> int:
+    """About forty steps an epoch, in powers of two: from 16 to 128, for photos to 32, for windows 4 to 8."""
+    size, most = (4, 8) if to.fit == "window" else (16, 128 if small else 32)
+    while size * 2 <= min(most, images // 40):
         size *= 2
     return size
 
@@ -112,8 +150,37 @@ def _size(recipe: Recipe, spec: Spec, arguments: Mapping[str, Any], side: int) -
                 f"its paper's size is --image-size {paper}"
             )
         return recipe.image_size
-    own = min(paper, max(SMALLEST, side))
+    own = _taken(spec, arguments, min(paper, max(SMALLEST, side)))
     return paper if refusal(spec, arguments, own) else own
+
+
+def _taken(spec: Spec, arguments: Mapping[str, Any], side: int) -> int:
+    """The largest side up to this one that a network with steps of its own takes, or its smallest."""
+    with torch.device("meta"):
+        network = spec.build(**arguments)
+    step = getattr(network, "image_step", 1)
+    if step == 1:
+        return side
+    smallest = int(getattr(network, "smallest_image", step))
+    return smallest + max(0, side - smallest) // step * step
+
+
+def _check_single(spec: Spec, arguments: Mapping[str, Any], to: Preprocessing) -> None:
+    """Refuse batches of one image where a batch norm would have one value a channel.
+
+    Raises:
+        Misuse: with the remedy.
+    """
+    with torch.device("meta"):
+        try:
+            spec.build(**arguments).train()(torch.zeros(1, len(to.mean), *to.size))
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+            raise Misuse(
+                f"{spec.name} has a batch norm over one value a channel when a batch is one image, and one "
+                f"value has no variance; use --batch-size 2 or more, and two images or more"
+            ) from None
 
 
 def refusal(spec: Spec, arguments: Mapping[str, Any], size: int) -> str:
@@ -132,8 +199,8 @@ def _preprocessing(
     a_little_smaller = seen.one_size and 0.75 * size <= seen.side < size
     to = Preprocessing(
         size=(size, size),
-        fit=recipe.fit or ("pad" if a_little_smaller else "crop"),
-        keep=0.875 if seen.side > size else 1.0,
+        fit=recipe.fit or ("pad" if a_little_smaller and data.task == "classify" else FITS[data.task][0]),
+        keep=0.875 if seen.side > size and data.task == "classify" else 1.0,
         mean=(0.0,) * channels,
         std=(1.0,) * channels,
         channels="L" if channels == 1 else "RGB",

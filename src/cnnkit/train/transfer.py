@@ -11,7 +11,9 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
 from cnnkit.errors import Misuse
-from cnnkit.models import create
+from cnnkit.models import create, spec
+from cnnkit.models.segment.trunks import start_from
+from cnnkit.registry import Spec
 from cnnkit.surgery.changes import replay
 from cnnkit.surgery.head import freeze, head_of, names_of_stages, replace_head
 from cnnkit.train.module import Training
@@ -33,6 +35,7 @@ class Transfer:
         surgery: changes that the network has had since it was built.
         rows: for each new class the old one that its part of the head starts as, or nothing.
         alike: names of those old classes.
+        filled: layers that were filled, where only a part of the network was.
     """
 
     source: str
@@ -44,6 +47,7 @@ class Transfer:
     surgery: list[dict[str, Any]] = field(default_factory=list)
     rows: list[int] = field(default_factory=list)
     alike: list[str] = field(default_factory=list)
+    filled: list[str] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as they are stored."""
@@ -52,6 +56,9 @@ class Transfer:
     def told(self, model: str, freezing: str | None, factor: float) -> str:
         """What a person should know before the first step."""
         told = [f"weights of {model} from {self.source}"]
+        if self.filled:
+            filled = f"{self.filled[0]} to {self.filled[-1]}"
+            told = [f"{len(self.filled)} layers of {model}, {filled}, from {self.source}"]
         if self.head:
             told.append(
                 f"{self.head} is new ({self.classes} classes before, {self.arguments['num_classes']} now)"
@@ -65,8 +72,12 @@ class Transfer:
         return "; ".join(told)
 
 
-def carry(loaded: Loaded, source: str, classes: Sequence[str], rows: Sequence[int] = ()) -> Transfer:
+def carry(
+    loaded: Loaded, source: str, classes: Sequence[str], rows: Sequence[int] = ()
+) -> tuple[nn.Module, Transfer]:
     """Put a new head on loaded weights where their classes are others, and say what was taken over.
+
+    A network that labels pixels may have several layers with an output a class: all of them are new.
 
     Args:
         rows: for each new class the old one that its part of the head starts as; without them it is random.
@@ -78,9 +89,13 @@ def carry(loaded: Loaded, source: str, classes: Sequence[str], rows: Sequence[in
     rows = () if same else rows
     arguments = {**loaded.arguments, "num_classes": len(classes)}
     surgery = list(loaded.document.surgery) if loaded.document else []
-    head = "" if same else _new_head(loaded, arguments, surgery, rows)
-    return Transfer(
-        str(Path(source).resolve()) if Path(source).exists() else source,
+    head, filled, network = "", list[str](), loaded.model
+    if not same and spec(loaded.name).task == "segment":
+        network, filled = _refitted(loaded, arguments, surgery)
+    elif not same:
+        head = _new_head(loaded, arguments, surgery, rows)
+    return network, Transfer(
+        _absolute(source),
         arguments,
         head,
         loaded.arguments["num_classes"],
@@ -89,7 +104,50 @@ def carry(loaded: Loaded, source: str, classes: Sequence[str], rows: Sequence[in
         surgery,
         list(rows),
         [loaded.classes[row] if loaded.classes else f"class {row}" for row in rows],
+        filled,
     )
+
+
+def begin(
+    whole: Spec, arguments: Mapping[str, Any], classifier: Loaded, source: str
+) -> tuple[nn.Module, Transfer]:
+    """A segmentation network whose first layers have a classifier's weights, and what was taken over.
+
+    Raises:
+        Misuse: the network is not built on such a classifier.
+    """
+    network = whole.build(**arguments)
+    filled = start_from(network, classifier.model)
+    if not filled:
+        raise Misuse(
+            f"{whole.name} does not begin as {classifier.name} does, so --backbone-weights {source} fills "
+            f"none of its layers; `cnnkit models {whole.name}` names what it is built on"
+        )
+    about = {"backbone": classifier.name, **classifier.provenance}
+    return network, Transfer(
+        _absolute(source), dict(arguments), "", 0, about, classifier.licence or "", filled=filled
+    )
+
+
+def _absolute(source: str) -> str:
+    return str(Path(source).resolve()) if Path(source).exists() else source
+
+
+@torch.no_grad()
+def _refitted(
+    loaded: Loaded, arguments: Mapping[str, Any], surgery: Sequence[Mapping[str, Any]]
+) -> tuple[nn.Module, list[str]]:
+    """The network for other classes with all weights whose shapes they leave alone, and those layers."""
+    network = replay(create(loaded.name, **arguments), surgery)
+    theirs = loaded.model.state_dict()
+    layers: dict[str, bool] = {}
+    for name, value in network.state_dict().items():
+        layer = name.rpartition(".")[0]
+        fits = theirs[name].shape == value.shape
+        layers[layer] = layers.get(layer, True) and fits
+        if fits:
+            value.copy_(theirs[name])
+    return network, [layer for layer, whole in layers.items() if whole]
 
 
 def _new_head(
@@ -151,13 +209,18 @@ def nearest_classes(outputs: Iterable[tuple[Tensor, Tensor]], classes: int) -> l
     return rows
 
 
-def levels(network: nn.Module, head: str = "") -> list[list[nn.Parameter]]:
+def levels(network: nn.Module, head: str = "", filled: Sequence[str] = ()) -> list[list[nn.Parameter]]:
     """All parameters from the logits down: the head, what is before it, then stage by stage to the first.
 
     Args:
         head: the layer that makes the logits, where it is known.
+        filled: layers that were carried over, where they are only a part; there are two levels then, what is
+            new and these.
     """
     parameters = dict(network.named_parameters())
+    if filled:
+        old = {id(p) for p in _of_layers(network, filled)}
+        return [[p for p in parameters.values() if (id(p) in old) is kept] for kept in (False, True)]
     head = head or head_of(network)[0]
     top = {f"{head}.{name}" for name, _ in network.get_submodule(head).named_parameters()}
     count = len(getattr(network, "feature_channels", ()))
@@ -166,6 +229,10 @@ def levels(network: nn.Module, head: str = "") -> list[list[nn.Parameter]]:
     between = set(parameters) - top - reached[-1]
     found = [top, between, *reversed(stages)]
     return [[p for n, p in parameters.items() if n in names] for names in found if names]
+
+
+def _of_layers(network: nn.Module, layers: Iterable[str]) -> list[nn.Parameter]:
+    return [p for layer in layers for p in network.get_submodule(layer).parameters(recurse=False)]
 
 
 def shares(
@@ -209,13 +276,20 @@ class Unfreezer(Callback):
         pl_module.hold()
 
 
-def hold(network: nn.Module, part: str | None) -> None:
+def hold(network: nn.Module, part: str | None, filled: Sequence[str] = ()) -> None:
     """Freeze what the recipe says.
+
+    Args:
+        filled: layers that were carried over, where they are only a part; `features` are these.
 
     Raises:
         Misuse: the network has no such part.
     """
     if part is None:
+        return
+    if part == "features" and filled:
+        for parameter in _of_layers(network, filled):
+            parameter.requires_grad_(False)
         return
     try:
         freeze(network, part)

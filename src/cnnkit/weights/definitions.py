@@ -87,6 +87,7 @@ _RESNETS = [
     *("resnext50_32x4d", "resnext101_32x8d", "resnext101_64x4d", "wide_resnet50_2", "wide_resnet101_2"),
 ]
 _DENSENETS = [f"densenet{n}" for n in (121, 161, 169, 201)]
+_SEGMENTATION = [f"{kind}_resnet{n}" for kind in ("fcn", "deeplabv3") for n in (50, 101)]
 _SAME_PADDING = "tf_{}, which pads otherwise"
 
 #: Registry name -> torchvision's definition.
@@ -102,6 +103,15 @@ TORCHVISION: dict[str, Definition] = {
         )
     },
     **{name: Definition("torchvision", name, {"init_weights": False}) for name in _VGG},
+    **{
+        name: Definition(
+            "torchvision",
+            name,
+            {"weights_backbone": None, "aux_loss": False},
+            auxiliary=("aux_classifier.",),
+        )
+        for name in _SEGMENTATION
+    },
     "googlenet_bn": Definition(
         "torchvision", "googlenet", _NO_AUX, auxiliary=("aux1.", "aux2."), rescales=True
     ),

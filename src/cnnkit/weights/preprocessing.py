@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-Fit = Literal["crop", "squash", "pad"]
+Fit = Literal["crop", "squash", "pad", "window"]
 Channels = Literal["L", "RGB", "BGR"]
 Normalisation = Literal["dataset", "image", "lcn", "pca", "zca", "gcn_zca"]
 
@@ -36,7 +36,8 @@ class Preprocessing:
         size: height and width of the network's input.
         fit: how an image of another shape gets there. `crop` scales its short side to size / keep and takes
             the centre; `squash` scales both sides; `pad` centres it on black, scaling it down only where it
-            is larger.
+            is larger; with `window` the picture keeps its scale and the network sees windows of `size`: at
+            training drawn at random, at test the whole picture or windows that cover it.
         keep: the share of the scaled short side that `crop` keeps.
         interpolation: `bilinear`, `bicubic` or `nearest`, as Pillow computes them (with antialiasing).
         mean: a value a channel, of pixels in [0, 1], that is subtracted.
@@ -75,6 +76,11 @@ class Preprocessing:
             raise ValueError(
                 f"{self.normalisation} whitens whole images of up to {MOST_VALUES:,} values, and {count} x "
                 f"{self.size[0]} x {self.size[1]} are {self.values:,}; use pca, lcn, or a smaller image size"
+            )
+        if self.fit == "window" and self.normalisation in ("zca", "gcn_zca"):
+            raise ValueError(
+                f"{self.normalisation} whitens whole images of one size, and windows are of many; use dataset, "
+                f"image, lcn or pca"
             )
         if self.whitening is not None and len(getattr(self.whitening, "mean", ())) != self.values:
             raise ValueError(

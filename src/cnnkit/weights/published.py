@@ -30,7 +30,7 @@ class Record:
         name: library, network and tag.
         library: its name and version.
         preprocessing: what the network was trained on.
-        classes: names, where they are those of ImageNet.
+        classes: names, where they are known.
         licence: of the weights, as far as it is stated.
         url: of the file, which names the start of its hash; or nothing.
         repository: on the Hugging Face hub; or nothing.
@@ -85,7 +85,8 @@ def _of_torchvision(definition: Definition, tag: str | None) -> Record:
         raise Misuse(f"torchvision publishes no weights of {definition.name}")
     member = members[tag] if tag else models.get_model_weights(definition.name).DEFAULT
     how = member.transforms()
-    (side,), (short,) = how.crop_size, how.resize_size
+    (short,) = how.resize_size
+    (side,) = getattr(how, "crop_size", how.resize_size)  # networks that label pixels see the whole picture
     half = (0.5, 0.5, 0.5)
     preprocessing = Preprocessing(
         size=(side, side),

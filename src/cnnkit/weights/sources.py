@@ -60,7 +60,7 @@ class Loaded:
         count = self.arguments["num_classes"]
         return Card(
             model=self.name,
-            task="classify",
+            task="segment" if spec(self.name).task == "segment" else "classify",
             classes=self.classes or [f"class {i}" for i in range(count)],
             preprocessing=self.preprocessing,
             arguments=self.arguments,

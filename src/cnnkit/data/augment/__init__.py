@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from cnnkit.data.augment.base import Augmentation
 from cnnkit.data.augment.colour import ColourJitter, Grey, PcaColour
-from cnnkit.data.augment.crop import Boxed, Crop, ScaleJitter
+from cnnkit.data.augment.crop import Boxed, Crop, ScaleJitter, Window
 from cnnkit.data.augment.erase import Cutout, Erasing
-from cnnkit.data.augment.move import Flip, PadCrop, Shift, VerticalFlip
+from cnnkit.data.augment.move import Flip, PadCrop, QuarterTurns, Shift, VerticalFlip
 from cnnkit.data.augment.single import AugMix, Blur, RandAugment, TrivialAugment
-from cnnkit.data.augment.warp import Affine, Elastic, Perspective, Rotation
+from cnnkit.data.augment.warp import Affine, Elastic, GridElastic, Perspective, Rotation
 from cnnkit.errors import Misuse
 from cnnkit.parts import choose, named
 
@@ -27,12 +27,12 @@ if TYPE_CHECKING:
     from cnnkit.weights.preprocessing import Preprocessing
 
 __all__ = ["AUGMENTATIONS", "Augmentation", "Boxed", "Item", "apply", "check", "in_rgb", "parse"]
-__all__ += ["resolve"]
+__all__ += ["apply_pair", "resolve"]
 
 #: All there are, in the order in which they are listed to people.
 AUGMENTATIONS: dict[str, type[Augmentation]] = named(
-    *(Crop, ScaleJitter, PadCrop, Shift, Flip, VerticalFlip),
-    *(Rotation, Affine, Perspective, Elastic),
+    *(Crop, ScaleJitter, Window, PadCrop, Shift, Flip, VerticalFlip, QuarterTurns),
+    *(Rotation, Affine, Perspective, Elastic, GridElastic),
     *(PcaColour, ColourJitter, Grey, Blur),
     *(Erasing, Cutout),
     *(RandAugment, TrivialAugment, AugMix),
@@ -51,12 +51,12 @@ def parse(items: Iterable[Item]) -> tuple[Augmentation, ...]:
     return tuple(choose(AUGMENTATIONS, item, "augment") for item in items)
 
 
-def check(augmentations: Iterable[Augmentation], channels: int) -> None:
-    """Refuse what makes no sense, together or for images of so many channels.
+def check(augmentations: Iterable[Augmentation], channels: int, *, masks: bool = False) -> None:
+    """Refuse what makes no sense, together, for images of so many channels, or for images with masks.
 
     Raises:
-        Misuse: a range ends before it begins, two choose the part of the image, or an augmentation changes
-            colours and there are none.
+        Misuse: a range ends before it begins, two choose the part of the image, an augmentation changes
+            colours and there are none, or masks cannot follow it.
     """
     augmentations = tuple(augmentations)
     boxed = [a.name for a in augmentations if isinstance(a, Boxed)]
@@ -70,6 +70,8 @@ def check(augmentations: Iterable[Augmentation], channels: int) -> None:
                 )
         if channels not in augmentation.channels:
             raise Misuse(f"{augmentation.name} changes colours and grey images have none; leave it out")
+        if masks and not augmentation.for_masks:
+            raise Misuse(f"{augmentation.name} moves parts of images and masks cannot follow; leave it out")
 
 
 def resolve(augmentations: Iterable[Augmentation], part: Part, to: Preprocessing) -> tuple[Augmentation, ...]:
@@ -86,7 +88,7 @@ def resolve(augmentations: Iterable[Augmentation], part: Part, to: Preprocessing
     from cnnkit.data.batches import sample
 
     augmentations = tuple(augmentations)
-    check(augmentations, len(to.mean))
+    check(augmentations, len(to.mean), masks=part.masks is not None)
     mean = to.mean[::-1] if to.channels == "BGR" else to.mean
     return tuple(a.resolved(lambda: sample(part, in_rgb(to)), mean) for a in augmentations)
 
@@ -103,3 +105,12 @@ def apply(augmentations: Iterable[Augmentation], images: Tensor, generator: Gene
     for augmentation in augmentations:
         images = augmentation(images, generator)
     return images
+
+
+def apply_pair(
+    augmentations: Iterable[Augmentation], images: Tensor, masks: Tensor, generator: Generator
+) -> tuple[Tensor, Tensor]:
+    """One after the other, masks along with their images. Shape: (N, C, H, W) and (N, H, W) uint8, kept"""
+    for augmentation in augmentations:
+        images, masks = augmentation.pair(images, masks, generator)
+    return images, masks

@@ -25,9 +25,11 @@ class Augmentation(Part, ABC):
 
     Attributes:
         channels: numbers of channels that it takes.
+        for_masks: whether masks can follow it.
     """
 
     channels: ClassVar[tuple[int, ...]] = (1, 3)
+    for_masks: ClassVar[bool] = True
 
     @abstractmethod
     def __call__(self, images: Tensor, generator: Generator) -> Tensor:
@@ -35,6 +37,14 @@ class Augmentation(Part, ABC):
 
         Shape: (N, C, H, W) uint8, kept; colours in the order RGB.
         """
+
+    def pair(self, images: Tensor, masks: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
+        """Images and their masks changed by the same draws: masks follow where images move, and only there.
+
+        Shape: (N, C, H, W) and (N, H, W) uint8, kept. What comes into a mask from outside is IGNORED where
+        the image turns black there.
+        """
+        return self(images, generator), masks
 
     def resolved(self, pixels: Callable[[], Tensor], mean: Sequence[float]) -> Self:
         """The same with the numbers filled in that come from the data.
@@ -51,7 +61,7 @@ class Augmentation(Part, ABC):
 
 
 def replaced(images: Tensor, chosen: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
-    """A copy in which the chosen images, (N,) bool, are changed. Shape: (N, C, H, W), kept
+    """A copy in which the chosen images, (N,) bool, are changed. Shape: (N, ...), kept
 
     The images go back through NumPy, which copies them whole; torch's indexing does so value by value, ten
     times as slowly.

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from cnnkit.data.augment.base import Augmentation, Range
-from cnnkit.data.augment.warp import centres, sampled
+from cnnkit.data.augment.warp import centres, labelled, sampled
 from cnnkit.parts import setting
 
 if TYPE_CHECKING:
@@ -44,6 +44,15 @@ class Boxed(Augmentation):
 
     def __call__(self, images: Tensor, generator: Generator) -> Tensor:
         """Shape: (N, C, H, W), kept"""
+        return sampled(images, self._grid(images, generator), "edge")
+
+    def pair(self, images: Tensor, masks: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
+        """Shape: (N, C, H, W) and (N, H, W), kept"""
+        grid = self._grid(images, generator)
+        return sampled(images, grid, "edge"), labelled(masks, grid, "edge")
+
+    def _grid(self, images: Tensor, generator: Generator) -> Tensor:
+        """Where each pixel is read. Shape: (N, H, W, 2)"""
         import torch
 
         count, _, height, width = images.shape
@@ -53,7 +62,7 @@ class Boxed(Augmentation):
         y = middle_y[:, None] + (tall / height)[:, None] * centres(height)
         x = middle_x[:, None] + (broad / width)[:, None] * centres(width)
         grid = torch.stack([x[:, None].expand(-1, height, -1), y[:, :, None].expand(-1, -1, width)], -1)
-        return sampled(images, within(grid, top, left, tall, broad), "edge")
+        return within(grid, top, left, tall, broad)
 
 
 def within(grid: Tensor, top: Tensor, left: Tensor, tall: Tensor, broad: Tensor) -> Tensor:
@@ -125,6 +134,35 @@ class ScaleJitter(Boxed):
         side = torch.randint(least, most + 1, (len(sizes), 1), generator=generator)
         scale = sizes.amin(1, keepdim=True) / side
         box = (torch.tensor(target) * scale).round().clamp(min=1)
+        return placed(box, sizes, torch.rand(len(sizes), 2, generator=generator))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Window(Boxed):
+    """The image at a random scale, seen through a window of the network's size at a random place: for
+    networks that read images at their own scale. The law of the scale, uniform in the logarithm, is ours.
+    """
+
+    name: ClassVar[str] = "window"
+    scale: Range = setting((0.5, 2.0), "How many times its own size the image has.", ge=0.05, le=20)
+
+    @property
+    def room(self) -> float:
+        """More than any photo has: its own scale is what counts."""
+        return 1e6
+
+    def boxes(self, sizes: Tensor, target: tuple[int, int], generator: Generator) -> Tensor:
+        """Shape: (N, 2) -> (N, 4)
+
+        An image that would be smaller than the window is enlarged until it is not.
+        """
+        import torch
+
+        low, high = map(math.log, self.scale)
+        scale = torch.exp(low + (high - low) * torch.rand(len(sizes), 1, generator=generator))
+        window = torch.tensor(target)
+        share = torch.minimum(1 / scale, (sizes / window).amin(1, keepdim=True))
+        box = (share * window).round().clamp(min=1).minimum(sizes)
         return placed(box, sizes, torch.rand(len(sizes), 2, generator=generator))
 
 

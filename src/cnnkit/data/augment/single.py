@@ -61,6 +61,7 @@ class RandAugment(PerImage):
     """Some of 14 changes, all at one strength: Cubuk et al. 2020, 1909.13719."""
 
     name: ClassVar[str] = "rand_augment"
+    for_masks: ClassVar[bool] = False
     changes: int = setting(2, "How many follow on each other (N).", ge=1, le=14)
     magnitude: int = setting(9, "Their strength (M).", ge=0, le=30)
 
@@ -76,6 +77,7 @@ class TrivialAugment(PerImage):
     """One of 14 changes at a random strength, the wide set: Mueller & Hutter 2021, 2103.10158."""
 
     name: ClassVar[str] = "trivial_augment"
+    for_masks: ClassVar[bool] = False
 
     def transform(self, side: int) -> Callable[[Tensor], Tensor]:
         """`TrivialAugmentWide`."""
@@ -91,6 +93,7 @@ class AugMix(PerImage):
     """
 
     name: ClassVar[str] = "augmix"
+    for_masks: ClassVar[bool] = False
     severity: int = setting(3, "Strength of the changes.", ge=1, le=10)
     width: int = setting(3, "Number of chains.", ge=1, le=10)
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from cnnkit.models.classify.vgg import conv_norm_relu, glorot_init
 from cnnkit.models.segment.segnet import shifted_norms
-from cnnkit.models.segment.trunks import vgg16_groups
+from cnnkit.models.segment.trunks import require_sides, vgg16_groups
 from cnnkit.registry import register
 
 #: Outputs of the transposed convolutions after each unpooling.
@@ -81,7 +81,12 @@ class DeconvNet(nn.Module):
         shifted_norms(self)
 
     def forward(self, images: Tensor) -> Tensor:
-        """(N, in_channels, H, W) -> logits (N, num_classes, H, W)"""
+        """(N, in_channels, H, W) -> logits (N, num_classes, H, W)
+
+        Raises:
+            ValueError: a side is shorter than 224.
+        """
+        require_sides(self, images)
         x, kept = images, []
         for encoder, pool in zip(self.encoders, self.pools, strict=True):
             finer = encoder(x)

@@ -28,7 +28,7 @@ from torch.nn import functional
 from cnnkit.models.classify.vgg import glorot_init
 from cnnkit.models.segment.deconvnet import conv, deconv, deconvolutions, init
 from cnnkit.models.segment.segnet import shifted_norms
-from cnnkit.models.segment.trunks import WithClasses, vgg16_groups
+from cnnkit.models.segment.trunks import WithClasses, require_sides, vgg16_groups
 from cnnkit.registry import register
 
 #: What the classifier computed of some images: scores, switches of all poolings, and what the way back needs.
@@ -124,7 +124,7 @@ class DecoupledNet(nn.Module):
 
     def classify(self, images: Tensor) -> Tensor:
         """Logits of the classes an image has, each for itself. Shape: (N, C, H, W) -> (N, num_classes - 1)"""
-        return self.classifier(images)["maps"][-1].mean((2, 3))
+        return self._state(images)["maps"][-1].mean((2, 3))
 
     def segment(self, images: Tensor, present: Tensor) -> Tensor:
         """Background and foreground of one class of each image, as the segmentation network is trained.
@@ -135,13 +135,17 @@ class DecoupledNet(nn.Module):
         Shape: (N, C, H, W) -> (N, 2, H, W)
         """
         with torch.no_grad():  # the classifier is done learning
-            state = self.classifier(images)
+            state = self._state(images)
             bridge = self.classifier.back(state, present * state["maps"][-1].amax((2, 3)).sigmoid())
         return self.segmentation(state, bridge)
 
     def forward(self, images: Tensor) -> Tensor | WithClasses:
-        """(N, in_channels, H, W) -> logits (N, num_classes, H, W), in training with those of the classes"""
-        state = self.classifier(images)
+        """(N, in_channels, H, W) -> logits (N, num_classes, H, W), in training with those of the classes
+
+        Raises:
+            ValueError: a side is shorter than 224.
+        """
+        state = self._state(images)
         classes = state["maps"][-1].mean((2, 3))
         scores = classes.sigmoid()
         kept = torch.ones_like(scores) if self.training else (scores > self.threshold).to(scores)
@@ -159,6 +163,10 @@ class DecoupledNet(nn.Module):
         probabilities = probabilities / probabilities.sum(1, keepdim=True)
         logits = probabilities.clamp(min=torch.finfo(probabilities.dtype).tiny).log()
         return WithClasses(logits, classes) if self.aux and self.training else logits
+
+    def _state(self, images: Tensor) -> State:
+        require_sides(self, images)
+        return self.classifier(images)
 
     def _pass(self, state: State, chosen: Tensor) -> tuple[Tensor, Tensor]:
         """Probabilities of background and foreground. Shape: (N, num_classes - 1) -> twice (N, H, W)"""

@@ -1,0 +1,112 @@
+"""What is refused before a run begins: settings that say nothing, and data that cannot be trained on."""
+
+from typing import Any
+
+from rich.console import Console
+
+from cnnkit import data as datasets
+from cnnkit.data import DataSet, Examination
+from cnnkit.errors import Failure, Misuse
+from cnnkit.registry import Spec
+from cnnkit.train.recipe import Recipe
+
+#: Settings that say something of carried-over weights, and what they are without any.
+OF_WEIGHTS = {
+    **dict.fromkeys(("freeze", "backbone_factor", "stage_factor", "unfreeze", "cached_features")),
+    "head": "new",
+}
+
+#: Settings that say something of one task alone, and what they are without.
+OF_TASK: dict[str, dict[str, Any]] = {
+    "classify": {
+        **{"mix": (), "disturb_labels": 0.0, "label_noise": 0.0, "head": "new"},
+        **dict.fromkeys(("cached_features", "unfreeze", "stage_factor")),
+    },
+    "segment": dict.fromkeys(("classes", "ignore", "backbone_weights")),
+}
+
+#: What data of a task look like.
+SHAPES = {
+    "classify": "a folder of images for each class",
+    "segment": "images with masks: images/ + masks/, train/ + trainannot/, JPEGImages/ + SegmentationClass/",
+}
+
+
+def check_task(recipe: Recipe, spec: Spec, data: DataSet) -> None:
+    """Refuse a network on the data of another task, and settings that say nothing of this one.
+
+    Raises:
+        Misuse: naming both.
+    """
+    if spec.task != data.task:
+        raise Misuse(
+            f"{spec.name} is a network to {spec.task} and wants {SHAPES[spec.task]}; {data.source} is "
+            f"{data.layout}"
+        )
+    for task, settings in OF_TASK.items():
+        for name, without in settings.items():
+            if task != data.task and getattr(recipe, name) != without:
+                raise Misuse(f"--{name.replace('_', '-')} says nothing to {data.task}; leave it out")
+    for loss in recipe.loss:
+        if data.task == "segment" and not loss.of_pixels:
+            raise Misuse(f"the loss {loss.name} is not for networks to {data.task}; leave it out")
+
+
+def check_weights(recipe: Recipe) -> None:
+    """Refuse settings of carried-over weights where there are none, and of random ones where there are some.
+
+    Raises:
+        Misuse: naming the setting.
+    """
+    if recipe.weights is not None and recipe.backbone_weights is not None:
+        raise Misuse("--weights has all of a network and --backbone-weights a part; give one of them")
+    for name, without in OF_WEIGHTS.items():
+        if not (recipe.weights or recipe.backbone_weights) and getattr(recipe, name) != without:
+            raise Misuse(f"--{name.replace('_', '-')} is about weights that are carried over; give --weights")
+    if recipe.weights is not None and recipe.arguments:
+        raise Misuse("arguments build a new network, and --weights carries one over; give one of them")
+    if recipe.weights is not None and recipe.init:
+        raise Misuse("--init sets weights anew, and --weights carries them over; give one of them")
+
+
+def usable(data: DataSet, skip_bad: bool, console: Console) -> tuple[Examination, DataSet]:
+    """Look at every image; refuse those that cannot be read, or leave them out where that was asked for.
+
+    Raises:
+        Failure: some cannot be read.
+    """
+    with console.status("looking at every image") as status:
+        seen = datasets.examine(
+            data, lambda done, total: status.update(f"looking at image {done:,} of {total:,}")
+        )
+    bad = [f for f in seen.findings if f.kind == "unreadable"]
+    if bad and not skip_bad:
+        raise Failure(
+            f"{len(bad)} of the images cannot be used, the first: {bad[0].message}; "
+            f"`cnnkit check {data.source}` names them all, --skip-bad trains without them"
+        )
+    for finding in seen.findings:
+        if finding.kind != "classes":
+            word = "left out" if finding.kind == "unreadable" else "warning"
+            console.print(f"{word}: {finding.message}", style="yellow", highlight=False, soft_wrap=True)
+    return seen, data.without(seen.unreadable)
+
+
+def check_classes(data: DataSet) -> None:
+    """Refuse data that cannot be trained on.
+
+    Raises:
+        Failure: no training part, an empty part, one class only, or a class without training images.
+    """
+    if "train" not in data.parts:
+        raise Failure(f"{data.source} has no training part, only {', '.join(data.parts)}")
+    if len(data.classes) < 2:
+        raise Failure(f"{data.source} has only one class, {data.classes[0]!r}; a network needs two")
+    for name, part in data.parts.items():
+        if not len(part):
+            raise Failure(f"the {name} part of {data.source} has no image; add some, or remove the folder")
+    if data.task != "classify":
+        return
+    if absent := set(range(len(data.classes))) - set(data.parts["train"].labels):
+        missing = data.classes[min(absent)]
+        raise Failure(f"{data.source} has no training image of {missing!r}; add some, or remove that class")
