@@ -220,6 +220,13 @@ def test_models_lists_by_pattern(capsys: pytest.CaptureFixture[str]) -> None:
     assert json.loads(out)[0]["parameters"] == 61_706
 
 
+def test_models_lists_those_of_a_task(capsys: pytest.CaptureFixture[str]) -> None:
+    _, out, _ = run(capsys, "models", "*net", "--task", "segment", "--json")
+    found = json.loads(out)
+    assert {row["task"] for row in found} == {"segment"}
+    assert {"unet", "segnet", "deconvnet"} <= {row["name"] for row in found}
+
+
 def test_models_tells_the_error_with_its_protocol_and_the_rung(capsys: pytest.CaptureFixture[str]) -> None:
     _, out, _ = run(capsys, "models", "resnet20_cifar10")
     assert out.splitlines()[0].split("  ")[-1] == "paper"

@@ -48,11 +48,12 @@ def test_clean_masks_have_no_findings_and_their_pixels_are_counted(root: Path) -
 def test_every_mask_that_cannot_be_used_is_named_with_its_picture(root: Path) -> None:
     train = root / "trainannot"
     paint(train / "0.png", np.zeros((24, 35)))
-    paint(train / "1.png", np.full((24, 36), 9))
+    paint(train / "1.png", np.array([[1] * 35 + [9]] * 24))
     (train / "2.png").write_bytes(b"no picture")
     paint(root / "valannot" / "1.png", np.full((24, 36), IGNORED))
     seen = data.examine(data.open(root, classes=["a", "b", "c"]))
     assert seen.unreadable == ("train/0.png", "train/1.png", "train/2.png")
+    assert seen.pixels["train"]["b"] == int((blocks((24, 36), 3, 3) == 1).sum())  # none of the second mask
     first, second, third, empty = seen.findings
     assert "trainannot/0.png has 35 x 24 pixels and its picture 36 x 24; make them alike" in first.message
     assert "trainannot/1.png holds 9, which is no class; name it in the class" in second.message

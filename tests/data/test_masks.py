@@ -51,6 +51,8 @@ def test_numbers_are_read_from_every_kind_of_picture(tmp_path: Path, mode: str) 
 def test_black_and_white_is_nought_and_one(tmp_path: Path) -> None:
     path = saved(tmp_path / "m.png", Image.fromarray(np.array([[True, False]])))
     assert Coding(("a", "b"), {0: 0, 1: 1}).decode(path).tolist() == [[1, 0]]
+    assert Coding(("a", "b"), {0: 0, 0xFFFFFF: 1}, colours=True).decode(path).tolist() == [[1, 0]]
+    assert tally(path).values == ((0, 0, 1), (1, 0xFFFFFF, 1))
 
 
 @pytest.mark.parametrize("mode", ["RGB", "P", "RGBA"])

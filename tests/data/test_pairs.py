@@ -261,14 +261,15 @@ def test_a_large_photo_is_decoded_no_larger_than_needed_and_its_mask_lies_right(
         return made
 
     monkeypatch.setattr(Part, "picture", noted)
-    for to, names in ((SQUASH, []), (SQUASH, ["crop"]), (WINDOW, ["window"])):
-        settings: Any = [{"name": "crop", "area": [0.5, 1]} if name == "crop" else name for name in names]
-        if "window" in names:
-            settings = [{"name": "window", "scale": [0.2, 0.25]}]
-        (batch,) = epoch(batches(part, to, 2, seed=1, augmentation=settings))
-        wrong = (batch["images"].int() - STEP * (batch["labels"].int() + 1)[:, None]).abs().amax(1) > 8
-        assert wrong.float().mean() < 0.2
-    assert max(width for width, _ in drafted) < 960
+    crop, window = {"name": "crop", "area": [0.5, 1]}, {"name": "window", "scale": [0.2, 0.25]}
+    ways: list[tuple[Preprocessing, list[Any], int]] = [(SQUASH, [], 0), (SQUASH, [crop], 0)]
+    for to, changes, margin in [*ways, (WINDOW, [window], 0), (WINDOW, [window], 60)]:
+        drafted.clear()
+        feed = batches(part, to, 2, seed=1, augmentation=changes, margin=margin)
+        for batch in (epoch(feed, number)[0] for number in range(4)):
+            wrong = (batch["images"].int() - STEP * (batch["labels"].int() + 1)[:, None]).abs().amax(1) > 8
+            assert wrong.float().mean() < 0.12
+        assert min(width for width, _ in drafted) < 960
 
 
 def test_statistics_are_of_windows_of_pictures_of_any_size(part: Part) -> None:
@@ -319,3 +320,26 @@ def test_camvid_feeds_training_and_scoring(realdata: Path) -> None:
     assert set(joined(made, "labels").unique().tolist()) <= {*range(11), IGNORED}
     (batch,) = epoch(batches(found.parts["val"].select([0]), to, 8))
     assert batch["images"].shape == (1, 3, 360, 480)
+
+
+def test_of_weak_pictures_only_the_classes_of_the_whole_are_known(tmp_path: Path) -> None:
+    root = tmp_path / "halves"
+    for folder in ("images", "masks"):
+        (root / folder).mkdir(parents=True)
+    mask = np.zeros((16, 32), np.uint8)
+    mask[:, 16:] = 1
+    for i in range(4):
+        Image.fromarray(np.full((16, 32, 3), 60 * i, np.uint8)).save(root / "images" / f"{i}.png")
+        Image.fromarray(mask).save(root / "masks" / f"{i}.png")
+    part = data.open(root).parts["all"]
+    to = Preprocessing((8, 8), fit="window", mean=(0.5,) * 3, std=(0.5,) * 3)
+    window = [{"name": "window", "scale": (1.0, 1.0)}]
+    (batch,) = batches(part, to, 4, seed=0, augmentation=window, weak=[1, 3])
+    for index, labels, present in zip(
+        batch["index"].tolist(), batch["labels"], batch["present"], strict=True
+    ):
+        if index in (1, 3):
+            assert present.tolist() == [True, True]
+            assert (labels == IGNORED).all()
+        else:
+            assert present.tolist() == [bool((labels == k).any()) for k in (0, 1)]

@@ -51,11 +51,14 @@ def test_claims_are_about_arms_and_measures_that_there_are(found: Experiment) ->
     for measure in found.measures.values():
         if measure.kind == "epochs_to":
             assert (measure.level is None) == (measure.level_of in found.arms)
+        assert (measure.kind == "score") == (measure.figure is not None)
+        assert measure.figure in {None, "miou", "boundary_f1"}
     for arm in found.arms.values():
         assert set(arm.paper) <= set(found.measures)
     tuned = [scale for scale in found.scales.values() if scale.tune]
     assert all(len(scale.tune) == 1 for scale in tuned)
-    assert not tuned or found.measures[found.claims[0].measure].level_of is None
+    first = found.measures[found.claims[0].measure]
+    assert not tuned or (first.level_of is None and first.kind != "score")  # the least of it is chosen
 
 
 @each
@@ -81,7 +84,7 @@ def test_the_paper_its_place_and_the_differences_are_told_and_no_figure_is_from_
     text = (files("cnnkit.reproduce") / "experiments" / f"{found.name}.toml").read_text("utf-8")
     assert "from memory" not in text
     assert "says nothing of the claim" in " ".join(found.scales["tiny"].differences)
-    assert re.search(r"CIFAR-10|MNIST|ImageNet", found.scales["small"].time)
+    assert re.search(r"CIFAR-10|MNIST|ImageNet|CamVid", found.scales["small"].time)
 
 
 def test_figures_of_residual_networks_are_those_of_the_canon() -> None:
@@ -94,6 +97,12 @@ def test_figures_of_residual_networks_are_those_of_the_canon() -> None:
     ways = experiment("shortcuts").arms
     assert ways["plain"].paper["error"] == of("plain34", "top1_err")
     assert ways["option_a"].paper["error"] == of("resnet34_a", "top1_err")
+
+
+def test_figures_of_skips_are_those_of_the_released_networks() -> None:
+    for arm in experiment("skips").arms.values():
+        published = canon.entry("segmentation/fcn", arm.settings["model"]).published
+        assert arm.paper == {"miou": published["voc2011_seg11valid_mIoU_release"]}
 
 
 def parameters(found: Experiment, size: str, arm: str) -> int:

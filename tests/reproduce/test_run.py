@@ -15,10 +15,12 @@ from cnnkit.reproduce.experiment import Arm, Claim, Experiment, Measure, Paper, 
 from cnnkit.reproduce.measures import history, measured
 from cnnkit.reproduce.present import markdown, rows, write
 from cnnkit.reproduce.run import Outcome, reproduce
+from cnnkit.reproduce.verdict import figure, judge
 from cnnkit.train.directory import Directory
 from cnnkit.train.fit import fit
 
 from ..conftest import MakeFolder
+from ..data.masked import write as write_masks
 
 PLAIN = {
     "model": "lenet5_relu",
@@ -163,10 +165,30 @@ def test_a_level_is_the_best_accuracy_of_the_same_seed(photos: Path, tmp_path: P
     assert measured(measure, run, run).number == pytest.approx(best.index(max(best)) + 1)
 
 
+def test_a_score_is_a_figure_of_the_test_part_in_percent_and_the_more_the_better(tmp_path: Path) -> None:
+    measure = Measure(kind="score", figure="boundary_f1", title="F1 of borders, %")
+    values = {"coarse": (0.40, 0.42), "fine": (0.50, 0.51)}
+    figures = {}
+    for arm, numbers in values.items():
+        runs = [Directory(tmp_path / f"{arm}-{seed}") for seed in range(len(numbers))]
+        for run, number in zip(runs, numbers, strict=True):
+            run.path.mkdir()
+            (run.path / "metrics.jsonl").write_text('{"val/accuracy": 0.1}\n')
+            scores = {"val": {"boundary_f1": 0.9}, "test": {"boundary_f1": number, "accuracy": 0.7}}
+            (run.path / "summary.json").write_text(json.dumps(scores))
+        figures[arm] = figure([measured(measure, run, None) for run in runs])
+    assert figures["coarse"].values == pytest.approx((40.0, 42.0))
+    assert judge(figures["coarse"], figures["fine"]).verdict == "reproduced"  # less: coarse, more: fine
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", list(experiments()))
 def test_every_packaged_experiment_runs_at_the_tiny_scale(name: str, tmp_path: Path, silent: Console) -> None:
-    found = reproduce(experiments()[name], "tiny", tmp_path / "out", console=silent, seeds=1)
+    source = None
+    if "data" not in experiments()[name].recipe("tiny", next(iter(experiments()[name].arms))):
+        write_masks(tmp_path / "data/images", tmp_path / "data/masks", [(40, 48)] * 12)
+        source = str(tmp_path / "data")
+    found = reproduce(experiments()[name], "tiny", tmp_path / "out", console=silent, seeds=1, source=source)
     write(found, tmp_path / "out")
     assert all(judgement.verdict == "not decided" for _, judgement in found.judgements)  # one seed
     assert all(

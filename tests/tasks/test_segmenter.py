@@ -146,8 +146,6 @@ def test_pictures_that_are_normalised_as_a_whole_are_so_before_they_are_cut(norm
     picture = stripes(300, 200)
     plain, tiled = (whole.predict(picture, windows) for windows in (Windows(), Windows(size=224, overlap=96)))
     assert tiled.confidence == pytest.approx(plain.confidence, abs=1e-6)
-    with pytest.raises(Misuse, match=f"{normalisation} changes them"):
-        whole.predict(picture, Windows(refine=Crf()))
 
 
 def test_a_whitening_of_whole_images_takes_pictures_of_its_size_alone() -> None:
@@ -174,6 +172,25 @@ def test_a_refinement_sees_grey_levels_and_takes_away_a_speck() -> None:
     assert segmenter(Doubts()).predict(picture).mask[8, 9] == 2
     refined = segmenter(Doubts()).predict(picture, Windows(refine=Crf()))
     assert (refined.mask == 1).all()
+
+
+@pytest.mark.parametrize("normalisation", ["dataset", "image"])
+def test_a_refinement_sees_the_picture_and_not_what_the_network_sees(normalisation: str) -> None:
+    """A picture that is normalised as a whole is refined by its bytes as well, tile by tile."""
+    shown: list[Tensor] = []
+
+    def refine(images: Tensor, probabilities: Tensor) -> Tensor:
+        shown.append(images)
+        return probabilities
+
+    picture = stripes(300, 200)
+    network = segmenter(normalisation=normalisation)
+    found = network.predict(picture, Windows(size=224, overlap=32, refine=refine))
+    assert torch.equal(found.mask, network.predict(picture, Windows(size=224, overlap=32)).mask)
+    bytes_ = torch.from_numpy(np.array(picture))[None, None]
+    assert len(shown) == 2
+    assert torch.equal(shown[0], bytes_[..., : shown[0].shape[3]])
+    assert torch.equal(shown[1], bytes_[..., -shown[1].shape[3] :])
 
 
 def test_what_is_no_picture_is_a_failure(tmp_path: Path) -> None:

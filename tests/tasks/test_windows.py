@@ -95,7 +95,7 @@ def test_tiles_with_enough_context_give_what_the_whole_image_gives(
         whole = network(images).log_softmax(1)
     network.seen.clear()
     if size < 2 * GRID + GRID and max(height, width) > size:
-        with pytest.raises(ValueError, match="owns none"):
+        with pytest.raises(ValueError, match="label nothing"):
             together(network, images, Windows(size, overlap))
         return
     torch.testing.assert_close(together(network, images, Windows(size, overlap)), whole, rtol=0, atol=1e-5)
@@ -256,8 +256,11 @@ def test_refinement_sees_the_image_as_given_and_the_probabilities() -> None:
         asked.extend([seen, probabilities])
         return probabilities.flip(1)
 
-    plain = together(network, images, Windows(flip=True), prepare=Tensor.float)
-    found = together(network, images, Windows(flip=True, refine=refine), prepare=Tensor.float)
+    def prepare(tile: Tensor) -> Tensor:
+        return tile / 100 - 1
+
+    plain = together(network, images, Windows(flip=True), prepare=prepare)
+    found = together(network, images, Windows(flip=True, refine=refine), prepare=prepare)
     assert torch.equal(asked[0], images)
     torch.testing.assert_close(asked[1].log(), plain)
     torch.testing.assert_close(found, plain.flip(1))
@@ -288,7 +291,9 @@ def test_windows_that_make_no_sense_are_refused(arguments: dict[str, Any], said:
 
 
 def test_windows_without_room_for_context_say_how_large_they_must_be() -> None:
-    with pytest.raises(ValueError, match="windows must be 94 pixels larger, or overlap less than 96"):
+    with pytest.raises(
+        ValueError, match=r"windows of 130 pixels with 96 of context .* must have 224 or more"
+    ):
         list(regions(Blur(), picture(300, 300), Windows(size=130, overlap=96)))
     assert list(regions(Blur(), picture(300, 300), Windows(size=224, overlap=96)))
 

@@ -37,7 +37,7 @@ def test_a_run_leaves_every_file_and_a_network_that_works(
     names = {p.name for p in run.path.iterdir()}
     assert names == {
         *("config.toml", "split.json", "environment.txt", "metrics.csv", "metrics.jsonl", "summary.json"),
-        *("best.safetensors", "last.ckpt", "report.html", "tensorboard"),
+        *(".lock", "best.safetensors", "last.ckpt", "report.html", "tensorboard"),
     }
     assert run.summary["test"]["accuracy"] == 1.0
     rows = list(csv.DictReader((run.path / "metrics.csv").read_text().splitlines()))

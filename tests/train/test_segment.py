@@ -1,6 +1,7 @@
 """A network that labels pixels goes from pictures and masks to a run directory by the same commands."""
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,8 @@ from safetensors.torch import load_file
 from cnnkit.data.masks import IGNORED
 from cnnkit.errors import Failure, Misuse
 from cnnkit.models import create
-from cnnkit.tasks import Segmenter, load
+from cnnkit.models.segment.trunks import WithClasses
+from cnnkit.tasks import Segment, Segmenter, load
 from cnnkit.train.directory import Directory
 from cnnkit.train.evaluate import evaluate
 from cnnkit.train.fit import fit
@@ -272,3 +274,31 @@ def test_weights_of_a_network_for_other_classes_are_carried_over_but_for_their_s
     }
     assert moved == {"score.weight", "score.bias"}
     assert second.config["transfer"]["filled"]
+
+
+def test_few_masks_and_the_classes_of_the_other_images_are_learnt_together(
+    boxes: Make, tmp_path: Path, silent: Console
+) -> None:
+    root = boxes(10, sizes=((240, 230),))
+    settings = {
+        "model": "decouplednet",
+        "arguments": {"width": 0.03125, "aux": True},
+        "image_size": 224,
+        "epochs": 1,
+        "batch_size": 2,
+    }
+    run = trained(root, tmp_path / "run", silent, mask_share=0.3, **settings)
+    assert np.isfinite(run.summary["val"]["loss"])
+    with pytest.raises(Misuse, match="unet_padded_bn names none; use decouplednet"):
+        trained(root, tmp_path / "other", silent, mask_share=0.3)
+
+
+def test_images_without_masks_count_by_their_classes_alone() -> None:
+    """Scores ln 3 and -ln 3 of two classes that are there and not: ln(4 / 3) each, whatever the pixels."""
+    task = Segment(["noise", "box", "ghost"])
+    output = WithClasses(torch.randn(1, 3, 4, 4), torch.tensor([[math.log(3), -math.log(3)]]))
+    batch = {
+        "labels": torch.full((1, 4, 4), IGNORED, dtype=torch.uint8),
+        "present": torch.tensor([[True, True, False]]),
+    }
+    assert task.loss(output, batch).item() == pytest.approx(math.log(4 / 3))

@@ -19,6 +19,8 @@ from cnnkit.train.directory import Directory
 from cnnkit.train.fit import fit
 from cnnkit.train.module import decay, parameter_groups
 
+from ..conftest import MakeFolder
+
 
 def trained(path: Path, silent: Console, shrunk: str, **settings: Any) -> Directory:
     return fit("digits", model=shrunk, output=path, console=silent, **{"epochs": 2, **settings})
@@ -160,3 +162,13 @@ def test_a_network_is_built_with_what_the_recipe_says(tmp_path: Path, silent: Co
 def test_what_a_network_cannot_be_built_with_is_said(tmp_path: Path, silent: Console) -> None:
     with pytest.raises(Misuse, match="lenet5 cannot be built with breadth = 2"):
         fit("digits", model="lenet5", arguments={"breadth": 2}, output=tmp_path / "run", console=silent)
+
+
+def test_rare_classes_count_more_by_the_share_of_their_images(
+    make_folder: MakeFolder, shrunk: str, tmp_path: Path, silent: Console
+) -> None:
+    """Of 4 and 12 training images: shares 1/4 and 3/4, their median 1/2 over each."""
+    root = make_folder({"train/a": 4, "train/b": 12, "val/a": 2, "val/b": 2})
+    loss = [{"name": "cross_entropy", "balance": "median_frequency"}]
+    run = fit(root, model=shrunk, epochs=1, loss=loss, output=tmp_path / "run", console=silent)
+    assert run.config["recipe"]["loss"][0]["weights"] == pytest.approx([2, 2 / 3])

@@ -18,6 +18,12 @@ USUAL, SMALL = 224, 64
 @click.option(
     "--out", required=True, type=click.Path(path_type=Path), metavar="FILE", help="Where the picture goes."
 )
+@click.option(
+    "--mask",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="IMAGE's mask, to be changed along with it.",
+)
 @click.option("--recipe", metavar="NAME|FILE", help="Show this recipe's augmentation.")
 @click.option("--augment", metavar="NAME,...", help="Show these instead. [all there are]")
 @click.option(
@@ -30,6 +36,7 @@ USUAL, SMALL = 224, 64
 def command(
     image: Path,
     out: Path,
+    mask: Path | None,
     recipe: str | None,
     augment: str | None,
     image_size: int | None,
@@ -44,6 +51,7 @@ def command(
     Examples:
       cnnkit augment bee.jpg --recipe resnet20_cifar10 --out grid.png
       cnnkit augment bee.jpg --augment crop,flip,colour_jitter --out grid.png
+      cnnkit augment street.png --mask street_mask.png --augment window,flip --out grid.png
 
     Without --recipe and --augment every augmentation there is has a row. Numbers that training takes from the
     data (colours of pca_colour, cutout) are taken from IMAGE.
@@ -67,6 +75,8 @@ def command(
     short = min(picture.size)
     side = image_size or size or (short if short <= SMALL else USUAL)
     grey = picture.mode == "L"
+    if mask is not None and how != "window":
+        how = "squash"
     to = Preprocessing(
         (side, side),
         fit=how,
@@ -76,9 +86,15 @@ def command(
         channels="L" if grey else "RGB",
     )
     if recipe is None and augment is None:
-        changes = tuple(change for change in changes if len(to.mean) in change.channels)
+        changes = tuple(
+            change
+            for change in changes
+            if len(to.mean) in change.channels and (mask is None or change.for_masks)
+        )
     together = recipe is not None or augment is not None
-    sheet = preview(image, to, changes, title=title, versions=versions, seed=seed, together=together)
+    sheet = preview(
+        image, to, changes, mask=mask, title=title, versions=versions, seed=seed, together=together
+    )
     with atomic(out) as scratch:
         sheet.save(scratch, kinds[out.suffix.lower()])
     if as_json:

@@ -13,23 +13,29 @@ from cnnkit.errors import Misuse
 from cnnkit.registry import unknown
 from cnnkit.verify import ledger
 
+#: Folder of the canon -> what its networks do.
+TASKS = {"classification": "classify", "segmentation": "segment"}
+
 
 @click.command("models", short_help="List the networks there are.")
 @click.argument("pattern", default="*")
+@click.option("--task", type=click.Choice(list(TASKS.values())), help="Those that do this alone.")
 @as_json
-def command(pattern: str, as_json: bool) -> None:
+def command(pattern: str, task: str | None, as_json: bool) -> None:
     """List the networks whose name matches PATTERN, with what is published of them.
 
     \b
     Examples:
       cnnkit models
       cnnkit models 'resnet*' --json
+      cnnkit models --task segment
 
     Parameters and multiply-adds are of the published form, at the input size shown. The error is the paper's
     in percent, of the first answer and of the first five, with how it was measured; where it is not the
     paper's, whose it is comes first. The rung is how far the network is verified: see `cnnkit verify --help`.
     """
     entries = [entry for family in canon.families() for entry in canon.entries(family)]
+    entries = [entry for entry in entries if task in (None, _task(entry))]
     found = sorted((e for e in entries if fnmatch(e.name, pattern)), key=lambda e: (e.paper.year, e.name))
     if not found:
         raise Misuse(unknown(pattern, [e.name for e in entries]))
@@ -53,6 +59,10 @@ def command(pattern: str, as_json: bool) -> None:
     table(columns, rows, right="parameters MACs rung")
 
 
+def _task(entry: canon.Entry) -> str:
+    return TASKS[entry.family.partition("/")[0]]
+
+
 def _count(count: canon.Count | None) -> str:
     return "unknown" if count is None else f"{count.value:,}"
 
@@ -66,6 +76,7 @@ def _record(entry: canon.Entry) -> dict[str, Any]:
     return {
         "name": entry.name,
         "family": entry.family,
+        "task": _task(entry),
         "input": entry.input,
         "parameters": entry.params and entry.params.value,
         "parameters_by": entry.params and entry.params.by,

@@ -32,7 +32,7 @@ class Balance:
 def balance(
     part: Part, classes: Sequence[str], tick: Callable[[int, int], None] = lambda done, total: None
 ) -> Balance:
-    """What the masks of a part hold; those that cannot be used count nowhere.
+    """What the masks of a part hold; those that cannot be decoded count nowhere.
 
     Files that did not change since they were looked at are not read again.
 
@@ -68,7 +68,11 @@ def balance(
 def frequencies(part: Part, classes: Sequence[str]) -> tuple[float, ...]:
     """Of each class its pixels as a share of all pixels in the images that show it; 0 where none does.
 
+    Where images have one class each, its images as a share of all.
+
     Eigen & Fergus 2015, arXiv:1411.4734, section 6.3.2, weigh a class by the median of these over its own.
     """
+    if part.masks is None:
+        return tuple(list(part.labels).count(i) / len(part) for i in range(len(classes)))
     found = balance(part, classes)
     return tuple(found.pixels[label] / (found.among[label] or 1) for label in classes)

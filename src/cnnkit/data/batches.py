@@ -7,7 +7,7 @@ that a run can be taken up again at any epoch.
 """
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -104,6 +104,7 @@ def batches(
     tick: Tick = lambda done, total: None,
     margin: int = 0,
     weigh: Weigh | None = None,
+    weak: Collection[int] = (),
 ) -> Batches:
     """What feeds a network: shuffled and augmented where a seed is given, else in order and unchanged.
 
@@ -124,6 +125,7 @@ def batches(
         margin: pixels that the network's output lacks on every side: training windows are drawn of images
             and masks that are mirrored so far beyond their borders.
         weigh: gives the pixels of training labels, (N, H, W), the weights that come as `weights`.
+        weak: indices of images of which only the classes that they show are known, as `present`.
 
     Raises:
         Misuse: an augmentation, the fit or the cache is unknown or makes no sense for these images.
@@ -133,7 +135,7 @@ def batches(
     check(changes, len(to.mean), masks=part.masks is not None)
     if part.masks is not None:
         require_masks(to, cache)
-        return _paired(part, to, batch_size, seed, changes, workers, margin, weigh)
+        return _paired(part, to, batch_size, seed, changes, workers, margin, weigh, weak)
     if to.fit == "window":
         raise Misuse("fit window is for images with masks; use crop, squash or pad")
     order = Order(len(part), batch_size, seed)
@@ -171,11 +173,12 @@ def _paired(
     workers: int,
     margin: int,
     weigh: Weigh | None,
+    weak: Collection[int],
 ) -> Batches:
     """What feeds a network with images and masks."""
     small = fit_in_memory(part, to)
     draft, keep = seed is not None and not small, small and workers == 0
-    pairs = Pairs(part, to, seed, changes, margin=margin, weigh=weigh, draft=draft, keep=keep)
+    pairs = Pairs(part, to, seed, changes, margin=margin, weigh=weigh, weak=weak, draft=draft, keep=keep)
     alone = seed is None and (to.fit == "window" or not one_size(part))
     return _loader(pairs, Order(len(part), 1 if alone else batch_size, seed), workers)
 

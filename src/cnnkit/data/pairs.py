@@ -1,10 +1,11 @@
 """Pictures with their masks as batches: both are cut, scaled and augmented alike.
 
-A batch holds `images` (N, C, H, W) uint8, `labels` (N, H, W) uint8, `index` (N,) int64, and `weights`
-(N, H, W) float32 where a loss weighs pixels.
+A batch holds `images` (N, C, H, W) uint8, `labels` (N, H, W) uint8, `index` (N,) int64, `weights` (N, H, W)
+float32 where a loss weighs pixels, and `present` (N, K) bool where of some pictures only the classes are
+known.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -82,6 +83,7 @@ class Pairs(Dataset[Batch]):
         augmentation: random changes; one that chooses a box comes first.
         margin: pixels that the network's output lacks on every side. The picture is mirrored as far.
         weigh: gives each pixel a weight.
+        weak: pictures of which only the classes that they show are known: all their pixels are IGNORED.
         draft: whether a JPEG may be decoded at a fraction of its size, where that suffices.
         keep: whether what was decoded is kept in memory.
     """
@@ -95,12 +97,14 @@ class Pairs(Dataset[Batch]):
         *,
         margin: int = 0,
         weigh: Weigh | None = None,
+        weak: Collection[int] = (),
         draft: bool = False,
         keep: bool = False,
     ) -> None:
         self.part, self.to, self.seed, self.margin, self.weigh = part, to, seed, margin, weigh
         boxed = next((a for a in augmentation if isinstance(a, Boxed)), None)
         self.augmentation = tuple(a for a in augmentation if a is not boxed)
+        self.weak = frozenset(weak)
         self.boxed = boxed or (Window(scale=(1.0, 1.0)) if to.fit == "window" else None)
         self.files = Files(part, in_rgb(to), draft=draft)
         self._images: dict[int, Tensor] | None = {} if keep else None
@@ -123,7 +127,23 @@ class Pairs(Dataset[Batch]):
             generator = torch.Generator().manual_seed(derive(self.seed, epoch, 2, indices[0]))
             images, labels = self._drawn(indices, generator)
         batch = {"images": in_order(images, self.to), "labels": labels, "index": torch.tensor(indices)}
-        return batch if self.weigh is None else batch | {"weights": self.weigh(labels)}
+        if self.weak:
+            batch |= self._weakened(labels, indices)
+        return batch if self.weigh is None else batch | {"weights": self.weigh(batch["labels"])}
+
+    def _weakened(self, labels: Tensor, indices: list[int]) -> Batch:
+        """Labels without those of weak pictures, and which classes are there, in these in the whole."""
+        weak = [index in self.weak for index in indices]
+        seen = [
+            self._mask(index) if gone else found
+            for index, gone, found in zip(indices, weak, labels, strict=True)
+        ]
+        count = len(self.part.masks.coding.classes) if self.part.masks else 0
+        present = torch.stack([torch.bincount(mask.flatten(), minlength=256)[:count] > 0 for mask in seen])
+        return {
+            "labels": labels.masked_fill(torch.tensor(weak)[:, None, None], IGNORED),
+            "present": present,
+        }
 
     def _drawn(self, indices: list[int], generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Pictures and masks of the network's size, changed at random."""

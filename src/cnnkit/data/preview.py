@@ -4,12 +4,14 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
-from torch import Tensor
 
+from cnnkit.data import class_map
 from cnnkit.data.augment import Augmentation, resolve
 from cnnkit.data.batches import batches
+from cnnkit.data.masks import Masks, tally
 from cnnkit.data.pictures import fit, read, to_picture
 from cnnkit.data.sets import Part
+from cnnkit.draw.masks import colours, overlay
 from cnnkit.weights.preprocessing import Preprocessing
 
 CELL, GAP, MARGIN, LABEL = 160, 8, 28, 210
@@ -23,6 +25,7 @@ def preview(
     to: Preprocessing,
     changes: Sequence[Augmentation],
     *,
+    mask: Path | None = None,
     title: str = "",
     versions: int = 6,
     seed: int = 0,
@@ -34,16 +37,17 @@ def preview(
         path: the image.
         to: the network's input.
         changes: what may happen to it. Numbers that come from the data come from this image.
+        mask: its mask, which is laid over it and changed along with it.
         title: what stands beside the image.
         versions: of each row.
         seed: where what is random comes from.
         together: whether there is a row of all changes.
 
     Raises:
-        Failure: the image cannot be read.
+        Failure: the image or its mask cannot be read, or they have two sizes.
         Misuse: a change makes no sense for it.
     """
-    part = Part([path.name] * versions, [0] * versions, path.parent)
+    part = Part([path.name] * versions, [0] * versions, path.parent, masks=_masks(mask, versions))
     rows = [(change.name, _settings(change), [change]) for change in changes]
     if together and len(changes) > 1:
         rows.append((TOGETHER, "", list(changes)))
@@ -51,7 +55,7 @@ def preview(
         (name, settings, _versions(part, to, resolve(some, part.select([0]), to), seed))
         for name, settings, some in rows
     ]
-    original = fit(read(path), to)
+    original = fit(read(path), to) if mask is None else _versions(part.select([0]), to, [], seed)[0]
     scale = _scale(to)
     width, height = (round(side * scale) for side in original.size)
     sheet = Image.new(
@@ -73,16 +77,31 @@ def preview(
             draw.rectangle([(0, top - GAP // 2), (sheet.width, top + height + GAP // 2)], TINT)
         _label(draw, (MARGIN, top), name, settings)
         for place, image in enumerate(images):
-            sheet.paste(_shown(to_picture(image), scale), (MARGIN + LABEL + place * (width + GAP), top))
+            sheet.paste(_shown(image, scale), (MARGIN + LABEL + place * (width + GAP), top))
         top += height + GAP
     return sheet
 
 
-def _versions(part: Part, to: Preprocessing, changes: Sequence[Augmentation], seed: int) -> Tensor:
-    """Shape: (versions, C, H, W)"""
+def _masks(path: Path | None, versions: int) -> Masks | None:
+    """One mask over and over; every value in it is a class."""
+    if path is None:
+        return None
+    coding, _ = class_map.found([tally(path)], (), str(path))
+    return Masks([path.name] * versions, path.parent, coding)
+
+
+def _versions(part: Part, to: Preprocessing, changes: Sequence[Augmentation], seed: int) -> list[Image.Image]:
+    """What training sees of the images, with the masks laid over them that it is taught."""
     feed = batches(part, to, len(part), seed=seed, augmentation=changes)
     (batch,) = feed
-    return batch["images"]
+    pictures = [to_picture(image) for image in batch["images"]]
+    if part.masks is None:
+        return pictures
+    paint = colours(len(part.masks.coding.classes))
+    return [
+        overlay(picture.convert("RGB"), mask, paint)
+        for picture, mask in zip(pictures, batch["labels"], strict=True)
+    ]
 
 
 def _scale(to: Preprocessing) -> float:

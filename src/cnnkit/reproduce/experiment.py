@@ -41,20 +41,23 @@ class Paper:
 
 @dataclass(frozen=True, kw_only=True)
 class Measure:
-    """A number of a run; the smaller the better.
+    """A number of a run; the smaller the better, but for `score`.
 
     Attributes:
         kind: `train_error` of the last epoch; `error` of the best network on the test part, or where there is
-            none on the part that chose it; `epochs_to` a level of accuracy.
+            none on the part that chose it; `score` of the same network there, in percent; `epochs_to` a level
+            of accuracy.
         title: what tables call it.
+        figure: for `score`, which of a summary's figures.
         level: for `epochs_to`, the accuracy to be reached.
         level_of: instead of `level`, the arm whose best accuracy is to be reached, seed by seed.
         part: for `epochs_to`, whose accuracy.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = STRICT
-    kind: Literal["train_error", "error", "epochs_to"]
+    kind: Literal["train_error", "error", "score", "epochs_to"]
     title: str
+    figure: str | None = None
     level: float | None = None
     level_of: str | None = None
     part: Literal["train", "val"] = "train"

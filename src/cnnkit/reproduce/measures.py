@@ -19,7 +19,7 @@ def history(run: Directory) -> list[dict[str, float]]:
 
 
 def measured(measure: Measure, run: Directory, reference: Directory | None) -> Value:
-    """One figure of a run; errors in percent.
+    """One figure of a run; errors and scores in percent.
 
     Args:
         reference: the run of the same seed whose best accuracy is the level, where the measure wants one.
@@ -27,9 +27,12 @@ def measured(measure: Measure, run: Directory, reference: Directory | None) -> V
     rows = history(run)
     if measure.kind == "train_error":
         return Value(100 * (1 - rows[-1]["train/accuracy"]))
-    if measure.kind == "error":
+    if measure.kind in ("error", "score"):
         summary = run.summary
-        return Value(100 * (1 - summary["test" if "test" in summary else "val"]["accuracy"]))
+        scored = summary["test" if "test" in summary else "val"]
+        if measure.kind == "error":
+            return Value(100 * (1 - scored["accuracy"]))
+        return Value(100 * scored[measure.figure])
     column = f"{measure.part}/accuracy"
     level = measure.level or 0.0
     if reference is not None:

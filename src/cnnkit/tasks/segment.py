@@ -1,6 +1,7 @@
 """Segmentation: one class a pixel."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from cnnkit.models.segment.trunks import WithClasses
 from cnnkit.report import Panel
 from cnnkit.tasks.losses import CrossEntropy, Loss, total
 from cnnkit.tasks.pixels import PixelScores, rows, score
+from cnnkit.tasks.refine import Crf
 from cnnkit.tasks.task import Output, Row, first
 from cnnkit.tasks.windows import Windows, regions
 
@@ -27,15 +29,24 @@ VIEWS = {
 }
 
 
-def windows_of(views: str) -> Windows:
+def way(views: str, crf: bool) -> str:
+    """The name of a way to look at pictures."""
+    return views if not crf else "crf" if views == "center" else f"{views}, crf"
+
+
+def windows_of(views: str, crf: bool = False) -> Windows:
     """How pictures are looked at.
+
+    Args:
+        views: a name of `VIEWS`.
+        crf: whether labels are made to follow the picture's colours in the end.
 
     Raises:
         Misuse: these views are of whole images.
     """
     if views not in VIEWS:
         raise Misuse(f"--views {views} is for networks that classify whole images; use {', '.join(VIEWS)}")
-    return VIEWS[views]
+    return replace(VIEWS[views], refine=Crf()) if crf else VIEWS[views]
 
 
 class Segment:
@@ -78,7 +89,9 @@ class Segment:
         if isinstance(output, WithAux):
             return own + output.weight * sum(self._loss(aux, centred(labels, aux)) for aux in output.aux)
         if isinstance(output, WithClasses):
-            return own + _of_presence(output.classes, labels, len(self.classes))
+            present = batch["present"] if "present" in batch else presence(labels, len(self.classes))
+            there = present[:, -output.classes.shape[1] :].float()  # without a background that has no answer
+            return own + functional.binary_cross_entropy_with_logits(output.classes, there)
         return own
 
     def _loss(self, logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
@@ -100,9 +113,9 @@ class Segment:
         labels = batch["labels"].cpu()
         predicted = torch.full(labels.shape, IGNORED, dtype=torch.uint8)
         losses, counted = torch.zeros(len(labels)), torch.zeros(len(labels))
-        for down, across, logs in regions(
-            network, images, self.windows, size=(labels.shape[1], labels.shape[2])
-        ):
+        shown = None if self.windows.refine is None else batch["images"].to(images.device)
+        size = labels.shape[1], labels.shape[2]
+        for down, across, logs in regions(network, images, self.windows, shown=shown, size=size):
             truth = labels[:, down, across].long()
             logs = logs.cpu()
             predicted[:, down, across] = logs.argmax(dim=1).byte()
@@ -116,10 +129,13 @@ class Segment:
         return score(self.classes, found)
 
     def panels(self, where: str, part: Part, scores: PixelScores, network: Any) -> list[Panel]:
-        """Classes, confusion, and the worst images with their errors."""
-        from cnnkit.tasks.segment_panels import panels
+        """Classes, confusion, the worst images with their errors, and ways to better borders."""
+        from cnnkit.tasks import border_panel, segment_panels
 
-        return panels(where, part, scores, lambda i: network.predict(part.picture(i)).mask)
+        return [
+            *segment_panels.panels(where, part, scores, lambda i: network.predict(part.picture(i)).mask),
+            border_panel.panel(where, part, scores, network),
+        ]
 
 
 def centred(planes: Tensor, logits: Tensor) -> Tensor:
@@ -128,7 +144,6 @@ def centred(planes: Tensor, logits: Tensor) -> Tensor:
     return planes[:, top : top + logits.shape[2], left : left + logits.shape[3]]
 
 
-def _of_presence(answers: Tensor, labels: Tensor, classes: int) -> Tensor:
-    """Binary cross-entropy of which classes an image has. Shape: (N, K or classes), (N, H, W) -> ()"""
-    there = torch.stack([(labels == k).flatten(1).any(dim=1) for k in range(classes)], dim=1).float()
-    return functional.binary_cross_entropy_with_logits(answers, there[:, classes - answers.shape[1] :])
+def presence(labels: Tensor, classes: int) -> Tensor:
+    """Which classes an image has. Shape: (N, H, W) -> (N, K) bool"""
+    return torch.stack([(labels == k).flatten(1).any(dim=1) for k in range(classes)], dim=1)

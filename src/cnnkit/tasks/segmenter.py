@@ -113,9 +113,4 @@ class Segmenter:
                 f"{to.normalisation} whitens images of {to.size[0]} x {to.size[1]} as a whole and this one "
                 f"is {target[1]} x {target[0]}; train with fit squash, or with another normalisation"
             )
-        if windows.refine is not None:
-            raise Misuse(
-                f"a refinement compares grey levels and {to.normalisation} changes them by what is around; "
-                f"predict without it, or train with normalisation dataset"
-            )
-        return regions(self.model, to.normalise(images), windows, size=size)
+        return regions(self.model, to.normalise(images), windows, shown=images, size=size)

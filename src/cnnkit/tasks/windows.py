@@ -125,8 +125,8 @@ def spans(side: int, window: int, overlap: int, smallest: int = 1) -> list[Span]
     hop = (window - 2 * overlap) // GRID * GRID
     if hop < GRID:
         raise ValueError(
-            f"a window that leaves {window} pixels to label owns none of them; windows must be "
-            f"{2 * overlap + GRID - window} pixels larger, or overlap less than {overlap}"
+            f"windows of {window} pixels with {overlap} of context on each side label nothing; they must "
+            f"have {2 * overlap + GRID} or more, or overlap less"
         )
     last = min(-(-(side - window) // GRID), (side - smallest) // GRID) * GRID
     starts = sorted({*range(0, side - window, hop), last})
@@ -142,6 +142,7 @@ def regions(
     windows: Windows,
     *,
     prepare: Callable[[Tensor], Tensor] | None = None,
+    shown: Tensor | None = None,
     size: tuple[int, int] | None = None,
 ) -> Iterator[tuple[slice, slice, Tensor]]:
     """Log-probabilities of images, region by region: rows, columns, and (N, K, h, w) of them.
@@ -155,13 +156,15 @@ def regions(
         windows: how it looks at them.
         prepare: what makes a tile the network's input, point by point, so that a large image need not be
             prepared as a whole.
+        shown: the same images as `windows.refine` reads them, where that is not as they are. (N, any, H, W)
         size: height and width of what is asked for, where these are not the images' own; probabilities are
             interpolated.
 
     Raises:
         ValueError: windows are too small for the network, or its answer has not the size of the image.
     """
-    parts = _regions(network, images, windows, prepare or _as_it_is)
+    shown = images if shown is None else shown
+    parts = _regions(network, images, windows, prepare or _as_it_is, shown)
     yield from parts if size in (None, tuple(images.shape[2:])) else _resized(parts, images, size)
 
 
@@ -170,7 +173,11 @@ def _as_it_is(tile: Tensor) -> Tensor:
 
 
 def _regions(
-    network: nn.Module, images: Tensor, windows: Windows, prepare: Callable[[Tensor], Tensor]
+    network: nn.Module,
+    images: Tensor,
+    windows: Windows,
+    prepare: Callable[[Tensor], Tensor],
+    shown: Tensor,
 ) -> Iterator[tuple[slice, slice, Tensor]]:
     needs = Needs.of(network)
     height, width = images.shape[2:]
@@ -186,8 +193,8 @@ def _regions(
     for rows in down:
         for columns in across:
             found = [
-                _answer(network, some, windows, prepare, rows, columns)
-                for some in torch.split(images, at_once)
+                _answer(network, *some, windows, prepare, rows, columns)
+                for some in zip(torch.split(images, at_once), torch.split(shown, at_once), strict=True)
             ]
             yield slice(rows.first, rows.last), slice(columns.first, columns.last), torch.cat(found)
 
@@ -195,6 +202,7 @@ def _regions(
 def _answer(
     network: nn.Module,
     images: Tensor,
+    shown: Tensor,
     windows: Windows,
     prepare: Callable[[Tensor], Tensor],
     rows: Span,
@@ -211,7 +219,7 @@ def _answer(
             total += view
         logs = _log(total / len(windows.views))
     if windows.refine is not None:
-        logs = _log(windows.refine(_cut(images, *tile), logs.exp()))
+        logs = _log(windows.refine(_cut(shown, *tile), logs.exp()))
     (top, bottom), (left, right) = (
         (span.first - span.start, span.last - span.start) for span in (rows, columns)
     )

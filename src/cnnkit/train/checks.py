@@ -20,9 +20,9 @@ OF_WEIGHTS = {
 OF_TASK: dict[str, dict[str, Any]] = {
     "classify": {
         **{"mix": (), "disturb_labels": 0.0, "label_noise": 0.0, "head": "new"},
-        **dict.fromkeys(("cached_features", "unfreeze", "stage_factor")),
+        **dict.fromkeys(("cached_features", "unfreeze", "stage_factor", "cache")),
     },
-    "segment": dict.fromkeys(("classes", "ignore", "backbone_weights")),
+    "segment": dict.fromkeys(("classes", "ignore", "backbone_weights", "mask_share")),
 }
 
 #: What data of a task look like.

@@ -7,13 +7,15 @@ import json
 import platform
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import tomli_w
 import torch
+from filelock import FileLock, Timeout
 from torch import nn
 
 import cnnkit
@@ -22,6 +24,12 @@ from cnnkit.train.recipe import read
 from cnnkit.weights.artefact import load_preprocessing, save_preprocessing
 from cnnkit.weights.files import atomic
 from cnnkit.weights.preprocessing import Preprocessing
+
+#: What the process that trains a run holds.
+LOCK = ".lock"
+
+#: Seconds that are waited for it: a process that was killed leaves workers, which notice within five.
+PATIENCE = 10.0
 
 #: Where a run keeps the whitening that it learned.
 LEARNED = "preprocessing.safetensors"
@@ -93,7 +101,7 @@ class Directory:
         return any(not p.name.startswith(".") for p in self.path.iterdir())
 
     def check(self, *, overwrite: bool) -> None:
-        """Refuse a folder that is taken, unless it is a run and may be replaced.
+        """Refuse a folder that is taken, unless it is a run, may be replaced, and no process trains it.
 
         Raises:
             Misuse: the folder holds something.
@@ -105,6 +113,7 @@ class Directory:
             )
         if self.is_taken and not (self.path / "config.toml").is_file():
             raise Misuse(f"{self.path} is no run of cnnkit and is not overwritten; remove it yourself")
+        self._require_free()
 
     def begin(self) -> None:
         """Make the folder anew; what `check` let pass is removed.
@@ -127,8 +136,30 @@ class Directory:
         """
         if not self.is_begun:
             raise Misuse(f"{self.path} holds no run to resume; start one without --resume")
+        self._require_free()
         for scratch in self.path.glob(".*.*"):
             scratch.unlink()
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep other processes from training this run; the system lets go where this one dies.
+
+        Raises:
+            Misuse: another one does.
+        """
+        try:
+            with FileLock(self.path / LOCK, timeout=PATIENCE):
+                yield
+        except Timeout:
+            raise Misuse(
+                f"{self.path} is being trained by another process; wait for it, or name another folder with "
+                f"--output"
+            ) from None
+
+    def _require_free(self) -> None:
+        if (self.path / LOCK).exists():
+            with self.held():
+                pass
 
     def write(self, name: str, text: str) -> None:
         """One text file, all or nothing."""

@@ -1,6 +1,7 @@
 """From a data set and a recipe to a run directory."""
 
 import time
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from torch.utils.data import DataLoader
 
 from cnnkit.data.batches import Batches, Order, batches, derive, fitted
 from cnnkit.data.cache import Tick
+from cnnkit.data.splits import hold_out
 from cnnkit.tasks import load
 from cnnkit.tasks.task import Scores, observed
 from cnnkit.train.cached import Features, cut, run_once
@@ -84,7 +86,7 @@ def fit(
             )
         torch.set_num_threads(plan.recipe.threads or threads)
         try:
-            with clear_words(plan), stoppable(plan):
+            with clear_words(plan), stoppable(plan), plan.directory.held() if world.first else nullcontext():
                 if world.first:
                     _tell(plan, world, console)
                     plan = _settled(plan, console)
@@ -202,7 +204,16 @@ def _of_masks(plan: Plan) -> dict[str, Any]:
     if plan.data.task != "segment":
         return {}
     margin = margin_of(plan.recipe, plan.data, plan.preprocessing, plan.transfer)
-    return {"margin": margin, "weigh": weigher(plan.recipe, plan.data)}
+    return {"margin": margin, "weigh": weigher(plan.recipe, plan.data), "weak": _weak(plan)}
+
+
+def _weak(plan: Plan) -> list[int]:
+    """Training images of which only the classes are learnt that they show, always the same ones."""
+    share, labels = plan.recipe.mask_share, plan.data.parts["train"].labels
+    if share is None:
+        return []
+    learnt = set(hold_out(labels, share))
+    return [index for index in range(len(labels)) if index not in learnt]
 
 
 def features(plan: Plan, body: nn.Module, train: Batches, val: Batches) -> tuple[Features, Features]:

@@ -116,6 +116,7 @@ def new(
     if network is not None and transfer is not None:
         hold(network, recipe.freeze, transfer.filled)
     check(recipe, data, preprocessing, transfer)
+    _check_weak(recipe, data, preprocessing, transfer)
     recipe, told = _measured(recipe, data, preprocessing, transfer, network)
     if told:
         console.print(told, highlight=False, soft_wrap=True)
@@ -173,6 +174,21 @@ def margin_of(recipe: Recipe, data: DataSet, to: Preprocessing, transfer: Transf
     """What the network loses of its input on each side."""
     with torch.device("meta"):
         return int(getattr(fresh(recipe, data, to, transfer), "margin", 0))
+
+
+def _check_weak(recipe: Recipe, data: DataSet, to: Preprocessing, transfer: Transfer | None) -> None:
+    """Refuse images without masks where the network says nothing of whole images.
+
+    Raises:
+        Misuse: naming networks that do.
+    """
+    with torch.device("meta"):
+        network = fresh(recipe, data, to, transfer)
+    if recipe.mask_share is not None and getattr(network, "aux", None) is not True:
+        raise Misuse(
+            f"--mask-share leaves images whose classes alone are known, and {recipe.model} names none; use "
+            f"decouplednet or co_cnn_iccv2015 with --set arguments.aux=true"
+        )
 
 
 def weigher(recipe: Recipe, data: DataSet) -> Callable[[Tensor], Tensor] | None:

@@ -110,6 +110,10 @@ class Recipe:
     share: float | None = setting(
         None, "Share of the training images that is used, the same ones in every run. [all]", gt=0, le=1
     )
+    mask_share: float | None = setting(
+        None, "Share of the training masks whose pixels are learnt; of the other images only which classes "
+        "they show, for networks that name these. [all]", gt=0, lt=1
+    )  # fmt: skip
     image_size: int | None = setting(
         None, "Side of the network's input in pixels. [from both]", ge=1, le=4096
     )
@@ -207,6 +211,8 @@ def _agree(recipe: Recipe, where: str) -> None:
         names = [part.name for part in getattr(recipe, field)]
         if twice := [name for name in names if names.count(name) > 1]:
             raise Misuse(f"{where}: {field} has {twice[0]} twice")
+    if recipe.mix and any(loss.name == "focal" for loss in recipe.loss):
+        raise Misuse(f"{where}: focal takes classes, and mix makes shares of them; leave one of them")
     if recipe.cached_features is not None:
         _agree_on_features(recipe, where)
     if recipe.compile and any(part.name == "dropblock" for part in recipe.regularise):

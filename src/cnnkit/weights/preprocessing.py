@@ -79,8 +79,8 @@ class Preprocessing:
             )
         if self.fit == "window" and self.normalisation in ("zca", "gcn_zca"):
             raise ValueError(
-                f"{self.normalisation} whitens whole images of one size, and windows are of many; use dataset, "
-                f"image, lcn or pca"
+                f"{self.normalisation} whitens whole images of one size, and windows are of many; use "
+                f"dataset, image, lcn or pca"
             )
         if self.whitening is not None and len(getattr(self.whitening, "mean", ())) != self.values:
             raise ValueError(

@@ -1,0 +1,26 @@
+"""One process trains a run."""
+
+from pathlib import Path
+
+import pytest
+
+from cnnkit.errors import Misuse
+from cnnkit.train import directory as directories
+from cnnkit.train.directory import Directory
+
+
+def test_a_run_that_another_process_trains_is_neither_resumed_nor_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(directories, "PATIENCE", 0)
+    directory = Directory(tmp_path / "run")
+    directory.begin()
+    directory.write_config({})
+    directory.write_json("split.json", {})
+    with directory.held():
+        with pytest.raises(Misuse, match="is being trained by another process"):
+            directory.require()
+        with pytest.raises(Misuse, match="is being trained by another process"):
+            directory.check(overwrite=True)
+    directory.require()
+    directory.check(overwrite=True)
