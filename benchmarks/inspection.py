@@ -2,15 +2,15 @@
 
     python benchmarks/inspection.py --rounds 15
 
-Candidates, in turn in every round, one thread, the network built beforehand: `cnnkit.inspect` with rows,
-totals, receptive fields and peaks of memory; torchinfo, fvcore, ptflops (both backends) and
-torch.utils.flop_counter, none of which knows receptive fields. Each counts on the CPU and on the meta device
-and is represented by the faster; what does not run there is said. Measured is the CPU time of the one thread,
-so that a busy machine does not count, though its full caches do. As in `timeit`, a turn repeats its candidate
-until a fifth of a second is over, and the garbage collector rests; every turn begins with one run that is not
-timed. A ratio is taken within its round; printed are the medians and the quartiles. Then the first call of a
-fresh process, the memory that a table adds (Linux), and where the time of a shell command goes. A counter
-that is missing is named.
+Candidates, in turn in every round, one thread, each with a network of its own, built beforehand:
+`cnnkit.inspect` with rows, totals, receptive fields and peaks of memory; torchinfo, fvcore, ptflops (both
+backends) and torch.utils.flop_counter, none of which knows receptive fields. Each counts on the CPU and on
+the meta device and is represented by the faster; what does not run there is said. Measured is the CPU time of
+the one thread, so that a busy machine does not count, though its full caches do. As in `timeit`, a turn
+repeats its candidate until a fifth of a second is over, and the garbage collector rests; every turn begins
+with one run that is not timed. A ratio is taken within its round; printed are the medians and the quartiles.
+Then the first call of a fresh process, the memory that a table adds (Linux), and where the time of a shell
+command goes. A counter that is missing is named.
 """
 
 import argparse
@@ -19,6 +19,7 @@ import gc
 import importlib
 import importlib.util
 import io
+import itertools
 import logging
 import os
 import resource
@@ -28,6 +29,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -78,7 +80,8 @@ def by_torch(model: nn.Module, images: Tensor) -> object:
     return counter.get_total_flops()
 
 
-PEERS: dict[str, tuple[str, Count]] = {
+COUNTERS: dict[str, tuple[str, Count]] = {
+    "cnnkit.inspect": ("cnnkit", ours),
     "torchinfo": ("torchinfo", by_torchinfo),
     "fvcore": ("fvcore", by_fvcore),
     "ptflops, modules": ("ptflops", by_ptflops("pytorch")),
@@ -113,15 +116,12 @@ def contest(name: str, rounds: int) -> None:
     build = importlib.import_module("torchvision.models").get_model
     images = torch.zeros(1, 3, 224, 224)
     candidates: dict[tuple[str, str], Callable[[], object]] = {}
-    for device in ("meta", "cpu"):
-        with torch.device(device):
-            model = build(name, weights=None).eval()
-        on = images.to(device)
-        candidates["cnnkit.inspect", device] = lambda model=model, on=on: ours(model, on)  # type: ignore[misc]
-        for peer, (package, count) in PEERS.items():
-            if importlib.util.find_spec(package) is None:
-                continue
-            run = lambda count=count, model=model, on=on: quietly(lambda: count(model, on))  # noqa: E731
+    models: dict[tuple[str, str], nn.Module] = {}
+    for device, (peer, (package, count)) in itertools.product(("meta", "cpu"), COUNTERS.items()):
+        if importlib.util.find_spec(package) is not None:
+            with torch.device(device):
+                model = models[peer, device] = build(name, weights=None).eval()
+            run: Callable[[], object] = partial(quietly, partial(count, model, images.to(device)))
             try:
                 run()
             except Exception as error:
@@ -130,8 +130,11 @@ def contest(name: str, rounds: int) -> None:
                 candidates[peer, device] = run
     taken: dict[tuple[str, str], list[float]] = {key: [] for key in candidates}
     for i in range(rounds + 1):
-        for key, run in candidates.items():
-            found = seconds(run)
+        for key, candidate in candidates.items():
+            for part in models[key].modules():  # fvcore and ptflops leave hooks behind
+                part._forward_hooks.clear()
+                part._forward_pre_hooks.clear()
+            found = seconds(candidate)
             if i:
                 taken[key].append(found)
     report(name, taken)
@@ -249,7 +252,7 @@ def main() -> None:
     warnings.simplefilter("ignore")
     logging.disable(logging.CRITICAL)
     torch.set_num_threads(1)
-    missing = {package for package, _ in PEERS.values() if importlib.util.find_spec(package) is None}
+    missing = {package for package, _ in COUNTERS.values() if importlib.util.find_spec(package) is None}
     if missing:
         print(f"NOT INSTALLED, so not compared: {', '.join(sorted(missing))}")
     print(f"torch {torch.__version__}, one thread, load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")

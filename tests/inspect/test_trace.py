@@ -75,6 +75,15 @@ CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "average in ceil mode": (lambda: nn.AvgPool2d(3, 2, ceil_mode=True), (2, 4, 8, 8)),
     "linear without bias": (lambda: nn.Linear(8, 3, bias=False), (2, 4, 8, 8)),
     "convolution without bias": (lambda: nn.Conv2d(4, 6, 3, 2, 1, 1, 2, bias=False), (2, 4, 8, 8)),
+    "modules one after another": (
+        lambda: nn.Sequential(
+            nn.ReLU(True),
+            *(nn.Conv2d(channels, 9, 1) for channels in (4, 9, 9)),
+            nn.Sequential(nn.BatchNorm2d(9), nn.SiLU(True)),
+            *(nn.Softmax(1), nn.ReLU(True), nn.MaxPool2d(2), nn.Dropout(), nn.Sigmoid()),
+        ),
+        (2, 4, 8, 8),
+    ),
     "halves": (lambda: nn.Conv2d(4, 2, 3).half(), (2, 4, 8, 8)),
 }
 
@@ -124,6 +133,26 @@ def test_a_forward_of_ones_own_is_run() -> None:
     model = nn.Sequential(nn.ReLU())
     model[0].forward = torch.sigmoid
     assert ops(trace(model, torch.zeros(1, 3))) == ["sigmoid"]
+
+
+def test_a_call_of_ones_own_is_run() -> None:
+    class Twice(nn.Conv2d):
+        def __call__(self, x: Tensor) -> Tensor:
+            return super().__call__(super().__call__(x))
+
+        def __setattr__(self, name: str, value: Any) -> None:
+            super().__setattr__(name.lower(), value)
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.COUNT = 1
+            return super().forward(x)
+
+    model = nn.Sequential(Twice(3, 3, 3), nn.ReLU())
+    traced = trace(model, torch.zeros(1, 3, 8, 8))
+    assert [call.path for call in traced.calls] == ["", "0", "0", "1"]
+    assert tuple(traced.root.outs[0].shape) == (1, 3, 4, 4)
+    assert not hasattr(model[0], "count")
+    assert [vars(kind).get("__call__") for kind in (nn.Sequential, nn.ReLU)] == [None, None]
 
 
 @pytest.mark.slow

@@ -127,7 +127,7 @@ class Axis(NamedTuple):
         for line, size in zip(lines, sizes, strict=True):
             shape[at] = size
             for part, far, end in zip(parts, (FAR, -FAR), (0, 1), strict=True):
-                ends = np.int64(far) if line is None else (line.lo, line.hi)[end]
+                ends = np.int32(far) if line is None else (line.lo, line.hi)[end]
                 part.append(np.broadcast_to(ends, shape))
         pattern = None if dim == last else united(axis.line.pattern for axis in seeing)
         return Axis.tidy(dims, np.concatenate(parts[0], at), np.concatenate(parts[1], at), pattern, None)
@@ -167,7 +167,7 @@ class Axis(NamedTuple):
             if all(e.stride(dim) == 0 or bool((e == e.narrow(dim, 0, 1)).all()) for e in ends):
                 ends = [e.narrow(dim, 0, 1) for e in ends]
         dims = tuple(d for d in range(lo.ndim) if ends[0].shape[d] > 1)
-        arrays = [e.reshape([e.shape[d] for d in dims]).numpy().astype(np.int64) for e in ends]
+        arrays = [e.reshape([e.shape[d] for d in dims]).numpy().astype(np.int32) for e in ends]
         before = hull_of(sources)
         if before is None:
             return Axis(dims, Line.of(arrays[0], arrays[1]))

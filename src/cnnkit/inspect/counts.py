@@ -8,13 +8,15 @@ reads; what the rule below says for the rest. Moving numbers is free.
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 from cnnkit.inspect.graph import Node, Value
 from cnnkit.inspect.operators import FORGETS, MOVES
 
 
-class Cost(NamedTuple):
+@dataclass(slots=True)
+class Cost:
     """Arithmetic of one operator.
 
     Attributes:

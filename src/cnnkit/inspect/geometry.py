@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from cnnkit.inspect.graph import Node
@@ -72,6 +73,7 @@ def geometry(node: Node) -> Geometry | None:
     return None
 
 
+@lru_cache(4096)
 def _convolution(
     kernel: tuple[int, ...], stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1
 ) -> Geometry:

@@ -18,8 +18,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-Ints = npt.NDArray[np.int64]
-#: The interval of nothing runs from FAR to -FAR, which no union notices.
+Ints = npt.NDArray[np.int32]
+Indices = npt.NDArray[np.signedinteger[Any]]
+#: The interval of nothing runs from FAR to -FAR, which no union notices; its length, too, fits into 32 bits.
 FAR = 1 << 30
 
 
@@ -120,14 +121,14 @@ class Taps(NamedTuple):
         ordered: whether the ends never turn back; at a border dilated taps may.
     """
 
-    reads: Ints
-    first: Ints
-    last: Ints
+    reads: Indices
+    first: Indices
+    last: Indices
     full: bool
     ordered: bool
 
     @staticmethod
-    def of(reads: Ints, inputs: int) -> Taps:
+    def of(reads: Indices, inputs: int) -> Taps:
         """From indices, of which those outside of 0 to `inputs` - 1 do not count."""
         outside = (reads < 0) | (reads >= inputs)
         reads = np.where(outside, inputs, reads)
@@ -180,7 +181,7 @@ class Line:
     @staticmethod
     def image(size: int) -> Line:
         """The image itself: each pixel sees itself."""
-        pixels = np.arange(size)
+        pixels = np.arange(size, dtype=np.int32)
         return Line(pixels, pixels, Pattern((0,), (0,), 1), True)
 
     @staticmethod

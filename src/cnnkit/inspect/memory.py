@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
-from operator import attrgetter
 
 from torch import nn
 
@@ -24,10 +23,13 @@ def moved(node: Node) -> int:
         return 2 * node.allocated
     if node.op == "embedding":
         return 2 * node.outs[0].nbytes + node.args[1].nbytes
-    return sum(map(NBYTES, node.inputs)) + sum(map(NBYTES, node.outs))
+    total = 0
+    for values in (node.inputs, node.outs):
+        for value in values:
+            total += value.nbytes
+    return total
 
 
-NBYTES = attrgetter("nbytes")
 SPARING = MOVES | {"overlay"}
 
 ATTENTION = names(
@@ -122,7 +124,7 @@ def training(trace: Trace) -> Training:
     """Follow the backward pass of a trace."""
     learned = {p for p in trace.parameters if p.trainable}
     steps: list[tuple[Node, Sequence[Value], int]] = []
-    alive: dict[Value, int] = {}  # owners of memory, with the number of operators that keep them
+    alive: dict[Value, int] = {}  # owners of memory, with how often they are kept
     total = dropped(trace)
     for node in trace.nodes:
         if learned.isdisjoint(node.inputs) or node.op in FORGETS:
@@ -131,12 +133,10 @@ def training(trace: Trace) -> Training:
             if out.dtype.is_floating_point:
                 learned.add(out)
         values, extra = kept(node)
-        owners: Sequence[Value] = [v.base or v for v in values]
-        if len(owners) > 1:
-            owners = list(dict.fromkeys(owners))
-        steps.append((node, owners, extra))
+        steps.append((node, values, extra))
         total += extra
-        for owner in owners:
+        for value in values:
+            owner = value.base or value
             if owner in alive:
                 alive[owner] += 1
             else:
@@ -144,10 +144,11 @@ def training(trace: Trace) -> Training:
                 total += owner.nbytes
     backward = Backward(total)
     backward.begin([out for out in trace.root.outs if out in learned])
-    for node, owners, extra in reversed(steps):
+    for node, values, extra in reversed(steps):
         backward.step(node, learned)
         backward.held -= extra
-        for owner in owners:
+        for value in values:
+            owner = value.base or value
             alive[owner] -= 1
             if not alive[owner]:
                 backward.held -= owner.nbytes
@@ -183,7 +184,10 @@ class Backward:
         It may be the same one, shared; one that is there already is added to.
         """
         of = self.of
-        arrived = [of.pop(out) for out in node.outs if out in of]
+        arrived = []
+        for out in node.outs:
+            if out in of:
+                arrived.append(of.pop(out))
         if not arrived:
             return
         moves = not node.allocated and node.op in MOVES

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -78,12 +78,13 @@ class Operator:
     composite: bool = False
 
 
-def operator(func: Any, rules: Mapping[Any, Rule], known: frozenset[str]) -> Operator:
+@lru_cache(4096)
+def operator(func: Any, shape: Rule | None, known: frozenset[str]) -> Operator:
     """Look an operator up.
 
     Args:
         func: the operator.
-        rules: the closed-form shapes.
+        shape: the rule that answers it, if there is one.
         known: names of composite operators that are kept whole.
     """
     name, tags = name_of(func), func.tags
@@ -92,7 +93,7 @@ def operator(func: Any, rules: Mapping[Any, Rule], known: frozenset[str]) -> Ope
     return Operator(
         func=func,
         name=name,
-        shape=rules.get(func),
+        shape=shape,
         mutates=func._schema.is_mutable,
         aliases=func.is_view or any(r.alias_info is not None for r in func._schema.returns),
         pointwise=pointwise,

@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from cnnkit.inspect import counts, reads, shapes
+from cnnkit.inspect.failure import explain
 from cnnkit.inspect.graph import DATA, SMALL, Call, Node, Value, data_in, values_in
 from cnnkit.inspect.operators import FORGETS, OVERLAY, Operator, operator
 from cnnkit.inspect.shortcuts import Shortcut
@@ -21,7 +22,7 @@ from cnnkit.inspect.tensors import Seen, Tensors
 META = torch.device("meta")
 CPU = torch.device("cpu")
 #: Composite operators that are kept whole: somebody here has a rule for them.
-KNOWN = FORGETS | counts.RULES.keys() | reads.RULES.keys()
+KNOWN = FORGETS.union(counts.RULES, reads.RULES)
 #: No keyword arguments.
 NOTHING: dict[str, Any] = {}
 
@@ -62,14 +63,14 @@ class Recorder(Tensors, TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def operator(self, func: Any) -> Operator:
         """What is known of an operator that was not met before."""
-        found = self.operators[id(func)] = operator(func, self.rules, KNOWN)
+        found = self.operators[id(func)] = operator(func, self.rules.get(func), KNOWN)
         return found
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         op = self.operators.get(id(func)) or self.operator(func)
-        kwargs = kwargs or {}
+        kwargs = kwargs or NOTHING
         if op.shape is not None:
             out = self._ruled(op, args, kwargs)
             if out is not None:
@@ -79,62 +80,75 @@ class Recorder(Tensors, TorchDispatchMode):  # type: ignore[no-untyped-call]
                 return func.decompose(*args, **kwargs)
         return self._ask(op, args, kwargs)
 
-    def quick(self, call: Call, x: Any, short: Shortcut) -> Tensor | None:
-        """The result of a module that is one operator with a rule, or None."""
-        seen = self.values.get(id(x))
-        if seen is None or seen.constant is not None:
+    def quick(self, path: str, module: nn.Module, short: Shortcut, x: Value) -> Value | None:
+        """What a module that is one operator with a rule makes of a value, or None; `shown` is its tensor."""
+        if x.constant is not None:
             return None
-        found = short(call.module, x, seen, self.of)
+        try:
+            found = short(module, x, self.of)
+        except ValueError as error:
+            raise explain(error, path, module, self.shown(x), real=False) from error
         if found is None:
             return None
         func, shape, args, inputs = found
-        op = self.operators.get(id(func)) or self.operator(func)
-        return self._made(op, call, x, seen.dtype, shape, args, NOTHING, inputs)
+        call = self.opened(path, module)
+        made = self._made(
+            self.operators.get(id(func)) or self.operator(func), call, x, shape, args, NOTHING, inputs
+        )
+        call.outs = (made,)
+        return made
+
+    def opened(self, path: str, module: nn.Module) -> Call:
+        """A call that begins inside of the present one."""
+        call, outer = Call(path, module), self.call
+        self.calls.append(call)
+        outer.items.append(call)
+        outer.is_leaf = False
+        return call
 
     def _ruled(self, op: Operator, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
         """The result of an operator whose shape there is a rule for; None where the rule does not know."""
-        first = args[0][0] if type(args[0]) is list else args[0]
-        seen = self.values.get(id(first))
-        if seen is None or seen.constant is not None or op.shape is None:
-            return None
         lifted = tuple([self.lift(arg) for arg in args])
-        shape = op.shape(*args, **kwargs)
+        first = lifted[0][0] if type(lifted[0]) is tuple else lifted[0]
+        if type(first) is not Value or first.constant is not None or op.shape is None:
+            return None
+        shape = op.shape(*lifted, **kwargs)
         if shape is None or (op.mutates and shape != first.shape):
             return None
-        return self._made(op, self.call, first, seen.dtype, shape, lifted, kwargs, values_in(lifted))
+        return self.shown(self._made(op, self.call, first, shape, lifted, kwargs, values_in(lifted)))
 
     def _made(
         self,
         op: Operator,
         call: Call,
-        first: Tensor,
-        dtype: torch.dtype,
+        first: Value,
         shape: tuple[int, ...],
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         inputs: tuple[Value, ...],
-    ) -> Tensor:
-        """A new tensor for the result of an operator, or its first argument where it writes to that."""
+    ) -> Value:
+        """What an operator makes, of its first argument's type; a new value of that where it writes to it."""
         if op.mutates:
-            self._write(op, call, args, kwargs, inputs, first)
-            call.outs = (self.values[id(first)],)
-            return first
-        with _DisableTorchDispatch():
-            out = torch.empty(shape, dtype=dtype, device=META)
-        numel = math.prod(shape)
-        size = numel * dtype.itemsize
+            return self._write(op, call, args, kwargs, inputs, first)
+        numel = first.numel if shape is first.shape else math.prod(shape)
+        size = numel * first.dtype.itemsize
         self.alive += size
         if self.alive > self.peak:
             self.peak = self.alive
-        ref = Seen(out, self._forget)
-        ref.key = key = id(out)
-        self.values[key] = value = Value(shape, dtype, numel, size, "computed", "", False, None, None, ref, 1)
-        call.outs = outs = (value,)
-        data = data_in(inputs)
-        node = Node(op.name, op.func, op.pointwise, args, kwargs, inputs, data, outs, call.path, size)
-        self.nodes.append(node)
-        call.items.append(node)
-        return out
+        value = Value(shape, first.dtype, numel, size, "computed", "", False, None, None, None, 1)
+        self._note(op, call, args, kwargs, inputs, (value,), size)
+        return value
+
+    def shown(self, value: Value) -> Tensor:
+        """The tensor of a value, which the network's own code has to see."""
+        if value.tensor is not None:
+            return value.tensor()
+        with _DisableTorchDispatch():
+            tensor = torch.empty(value.shape, dtype=value.dtype, device=META)
+        value.tensor = ref = Seen(tensor, self._forget)
+        ref.key = key = id(tensor)
+        self.values[key] = value
+        return tensor
 
     def _ask(self, op: Operator, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The result of an operator as PyTorch gives it."""
@@ -147,7 +161,7 @@ class Recorder(Tensors, TorchDispatchMode):  # type: ignore[no-untyped-call]
             if not isinstance(tensor, Tensor):
                 continue
             if id(tensor) in self.values:
-                written = tensor if op.mutates else None
+                written = self.values[id(tensor)] if op.mutates else None
                 continue
             value = Value(tensor.shape, tensor.dtype, tensor.numel(), tensor.nbytes)
             owner = self._owner(tensor, args) if op.aliases else None
@@ -214,26 +228,26 @@ class Recorder(Tensors, TorchDispatchMode):  # type: ignore[no-untyped-call]
         args: Any,
         kwargs: dict[str, Any],
         inputs: tuple[Value, ...],
-        tensor: Tensor,
-    ) -> None:
+        old: Value,
+    ) -> Value:
         """An operator that wrote to a tensor: it and all views of its memory get new values."""
-        old = self.values[id(tensor)]
-        new = self._renew(tensor, old)
+        new, owner = self._renew(old), old.base or old
         self._note(op, call, args, kwargs, inputs, (new,), 0)
-        owner = old.base or old
         if owner.users > 1:
             for before in [v for v in self.values.values() if v.memory is owner and v is not new]:
-                view = before.tensor()
-                after = self._renew(view, before)
-                args = (before, new, place(view), place(tensor))
+                after = self._renew(before)
+                args = (before, new, place(after.tensor()), place(new.tensor()))
                 self._note(OVERLAY, call, args, {}, (before, new), (after,), 0)
+        return new
 
-    def _renew(self, tensor: Tensor, old: Value) -> Value:
+    def _renew(self, old: Value) -> Value:
         memory, ref = old.base or old, old.tensor
-        self.values[id(tensor)] = value = Value(
+        value = Value(
             old.shape, old.dtype, old.numel, old.nbytes, "computed", "", False, memory, old.constant, ref
         )
-        old.tensor = None
+        if ref is not None:
+            self.values[ref.key] = value
+            old.tensor = None
         return value
 
     def _note(

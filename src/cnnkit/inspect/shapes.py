@@ -9,16 +9,17 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+
+from cnnkit.inspect.graph import Value
 
 Shape = tuple[int, ...]
 Rule = Callable[..., Shape | None]
 
 
 def conv(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
+    x: Value,
+    weight: Value,
+    bias: Value | None = None,
     stride: Sequence[int] = (1, 1),
     padding: Sequence[int] = (0, 0),
     dilation: Sequence[int] = (1, 1),
@@ -54,14 +55,14 @@ def written(size: Sequence[int]) -> str:
     return "x".join(map(str, size))
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Shape | None:
+def linear(x: Value, weight: Value, bias: Value | None = None) -> Shape | None:
     """(*, in_features) with (out_features, in_features) -> (*, out_features)
 
     Raises:
         ValueError: the features do not fit.
     """
     shape = x.shape
-    if weight.ndim != 2 or not shape or x.dtype is not weight.dtype:
+    if len(weight.shape) != 2 or not shape or x.dtype is not weight.dtype:
         return None
     if shape[-1] != weight.shape[1]:
         raise ValueError(f"it takes {weight.shape[1]} features, not {shape[-1]}")
@@ -69,14 +70,14 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Shape | Non
 
 
 def pool(
-    x: Tensor,
+    x: Value,
     kernel: Sequence[int],
     stride: Sequence[int] = (),
     padding: Sequence[int] = (0, 0),
     *rest: Any,
 ) -> Shape | None:
     """Average pooling with the floor: (N, C, H, W) -> (N, C, H', W')"""
-    if x.ndim != 4 or (rest and rest[0]) or not len(kernel) == len(padding) == 2:
+    if len(x.shape) != 4 or (rest and rest[0]) or not len(kernel) == len(padding) == 2:
         return None
     n, channels, height, width = x.shape
     down, across = stride or kernel
@@ -92,7 +93,7 @@ def pool(
     )
 
 
-def checked(shape: Shape, x: Tensor, kernel: Sequence[int]) -> Shape:
+def checked(shape: Shape, x: Value, kernel: Sequence[int]) -> Shape:
     """The shape, unless nothing is left of the map."""
     if shape[2] < 1 or shape[3] < 1:
         raise too_small(x.shape[2:], kernel)
@@ -100,7 +101,7 @@ def checked(shape: Shape, x: Tensor, kernel: Sequence[int]) -> Shape:
 
 
 def max_pool(
-    x: Tensor,
+    x: Value,
     kernel: Sequence[int],
     stride: Sequence[int] = (),
     padding: Sequence[int] = (0, 0),
@@ -113,26 +114,26 @@ def max_pool(
     return pool(x, kernel, stride, padding, ceil)
 
 
-def adaptive_pool(x: Tensor, size: Sequence[int]) -> Shape | None:
+def adaptive_pool(x: Value, size: Sequence[int]) -> Shape | None:
     """(N, C, H, W) -> (N, C, *size)"""
-    return (*x.shape[:2], *size) if x.ndim == 4 and len(size) == 2 else None
+    return (*x.shape[:2], *size) if len(x.shape) == 4 and len(size) == 2 else None
 
 
-def same(x: Tensor, *rest: Any, **keywords: Any) -> Shape:
+def same(x: Value, *rest: Any, **keywords: Any) -> Shape:
     """One floating-point tensor and numbers, shape unchanged."""
     return x.shape
 
 
-def floats(x: Tensor, *rest: Any, **keywords: Any) -> Shape | None:
+def floats(x: Value, *rest: Any, **keywords: Any) -> Shape | None:
     """As `same`, where integers would become floats."""
     return x.shape if x.dtype.is_floating_point else None
 
 
-def broadcast(x: Tensor, y: Any, **keywords: Any) -> Shape | None:
+def broadcast(x: Value, y: Any, **keywords: Any) -> Shape | None:
     """Two tensors of one floating-point type, or one and a number, element by element."""
     if not x.dtype.is_floating_point or type(y) is complex:
         return None
-    if not isinstance(y, Tensor):
+    if type(y) is not Value:
         return x.shape
     first, second = x.shape, y.shape
     if x.dtype is not y.dtype:
@@ -144,12 +145,12 @@ def broadcast(x: Tensor, y: Any, **keywords: Any) -> Shape | None:
     return tuple(map(max, first, second))
 
 
-def dropout(x: Tensor, p: float, train: bool) -> Shape | None:
+def dropout(x: Value, p: float, train: bool) -> Shape | None:
     """Dropout in training: shape unchanged. In inference it returns its input, which PyTorch shows best."""
     return x.shape if train else None
 
 
-def cat(tensors: Sequence[Tensor], dim: int = 0) -> Shape | None:
+def cat(tensors: Sequence[Value], dim: int = 0) -> Shape | None:
     """Concatenation of tensors of one type and equal shapes but for `dim`."""
     first = tensors[0]
     shape, total, dtype = list(first.shape), 0, first.dtype

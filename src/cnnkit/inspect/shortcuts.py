@@ -11,60 +11,58 @@ from cnnkit.inspect.graph import Value
 
 #: The operator, the shape of its result, its arguments with values in place of tensors, and those values.
 Single = tuple[Any, shapes.Shape, tuple[Any, ...], tuple[Value, ...]]
-#: Given the module, its input, the value of that and how to find the value of another tensor; None where the
-#: module is unusual.
-Shortcut = Callable[[nn.Module, Tensor, Value, Callable[[Any], Any]], Single | None]
+#: How to find the value of a tensor.
+Find = Callable[[Tensor | None], Value | None]
+#: Given the module, its input and how to find its parameters; None where the module is unusual.
+Shortcut = Callable[[nn.Module, Value, Find], Single | None]
 
 aten = torch.ops.aten
 CONVOLUTION, NORM, LINEAR = aten.conv2d.default, aten.batch_norm.default, aten.linear.default
 BINS = aten.adaptive_avg_pool2d.default
-NAMES = ("weight", "bias")
 
 
-def conv2d(module: nn.Module, x: Tensor, seen: Value, value: Callable[[Any], Any]) -> Single | None:
+def conv2d(module: nn.Module, x: Value, value: Find) -> Single | None:
     """A convolution with numbers for its padding and zeros in it."""
     own = module.__dict__
-    weight, bias = map(own["_parameters"].get, NAMES)
-    if weight is None or own["padding_mode"] != "zeros" or type(own["padding"]) is str:
+    held, padding = own["_parameters"], own["padding"]
+    weight, bias = value(held.get("weight")), value(held.get("bias"))
+    if weight is None or own["padding_mode"] != "zeros" or type(padding) is str:
         return None
-    settings = own["stride"], own["padding"], own["dilation"], own["groups"]
-    shape = shapes.conv(x, weight, bias, *settings)
-    if shape is None:
-        return None
-    kernel, shift = value(weight), value(bias)
-    inputs = (seen, kernel) if shift is None else (seen, kernel, shift)
-    return CONVOLUTION, shape, (seen, kernel, shift, *settings), inputs
+    args: tuple[Any, ...] = x, weight, bias, own["stride"], padding, own["dilation"], own["groups"]
+    shape = shapes.conv(*args)
+    return None if shape is None else (CONVOLUTION, shape, args, args[: 2 + (bias is not None)])
 
 
-def batch_norm(module: nn.Module, x: Tensor, seen: Value, value: Callable[[Any], Any]) -> Single | None:
+def batch_norm(module: nn.Module, x: Value, value: Find) -> Single | None:
     """Batch norm in evaluation mode; its statistics are small constants."""
-    own, shape = module.__dict__, seen.shape
-    if len(shape) != 4 or not seen.dtype.is_floating_point:
+    own, shape = module.__dict__, x.shape
+    if len(shape) != 4 or not x.dtype.is_floating_point:
         return None
-    weight, bias = map(value, map(own["_parameters"].get, NAMES))
-    inputs = (seen,) if weight is None else (seen, weight, bias)
+    held = own["_parameters"]
+    weight, bias = value(held.get("weight")), value(held.get("bias"))
     without = own["_buffers"]["running_mean"] is None
-    return NORM, shape, (seen, weight, bias, None, None, without, 0.0, own["eps"], True), inputs
+    args: tuple[Any, ...] = x, weight, bias, None, None, without, 0.0, own["eps"], True
+    return NORM, shape, args, args[: 1 + (weight is not None) + (bias is not None)]
 
 
-def linear(module: nn.Module, x: Tensor, seen: Value, value: Callable[[Any], Any]) -> Single | None:
+def linear(module: nn.Module, x: Value, value: Find) -> Single | None:
     """A fully connected layer."""
-    weight, bias = map(module._parameters.get, NAMES)
-    shape = None if weight is None else shapes.linear(x, weight, bias)
-    if shape is None:
-        return None
-    matrix, shift = value(weight), value(bias)
-    return LINEAR, shape, (seen, matrix, shift), (seen, matrix) if shift is None else (seen, matrix, shift)
+    held = module._parameters
+    weight, bias = value(held.get("weight")), value(held.get("bias"))
+    shape = None if weight is None else shapes.linear(x, weight)
+    args: tuple[Any, ...] = x, weight, bias
+    return None if shape is None else (LINEAR, shape, args, args[: 2 + (bias is not None)])
 
 
 def activation(name: str) -> Shortcut:
     """An activation that may work in place."""
     fresh, written = getattr(aten, name).default, getattr(aten, f"{name}_").default
 
-    def activate(module: nn.Module, x: Tensor, seen: Value, value: Callable[[Any], Any]) -> Single | None:
-        if not seen.dtype.is_floating_point:
+    def activate(module: nn.Module, x: Value, value: Find) -> Single | None:
+        if not x.dtype.is_floating_point:
             return None
-        return written if module.__dict__.get("inplace") else fresh, seen.shape, (seen,), (seen,)
+        args = (x,)
+        return written if module.__dict__.get("inplace") else fresh, x.shape, args, args
 
     return activate
 
@@ -72,11 +70,11 @@ def activation(name: str) -> Shortcut:
 def pooling(func: Any, rule: shapes.Rule, *settings: str) -> Shortcut:
     """Pooling with a window, its settings numbers or pairs; the last is a switch."""
 
-    def pool(module: nn.Module, x: Tensor, seen: Value, value: Callable[[Any], Any]) -> Single | None:
+    def pool(module: nn.Module, x: Value, value: Find) -> Single | None:
         own = module.__dict__
         given = (*[pair(own[name]) for name in settings], own["ceil_mode"])
         shape = None if own.get("return_indices") else rule(x, *given)
-        return None if shape is None else (func, shape, (seen, *given), (seen,))
+        return None if shape is None else (func, shape, (x, *given), (x,))
 
     return pool
 
@@ -86,11 +84,11 @@ def pair(setting: Any) -> tuple[int, ...]:
     return (setting, setting) if isinstance(setting, int) else tuple(setting)
 
 
-def adaptive(module: nn.Module, x: Tensor, seen: Value, value: Callable[[Any], Any]) -> Single | None:
+def adaptive(module: nn.Module, x: Value, value: Find) -> Single | None:
     """Pooling to a size that does not depend on the image's."""
     size = pair(module.__dict__["output_size"])
     shape = None if None in size else shapes.adaptive_pool(x, size)
-    return None if shape is None else (BINS, shape, (seen, size), (seen,))
+    return None if shape is None else (BINS, shape, (x, size), (x,))
 
 
 WINDOW = ("kernel_size", "stride", "padding")

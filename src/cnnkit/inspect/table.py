@@ -198,9 +198,8 @@ class Builder:
             if found is None:
                 found = FREE
                 self.uncounted[node.op] = self.uncounted.get(node.op, 0) + 1
-            products, rest = found
-            macs += products
-            other += rest
+            macs += found.macs
+            other += found.other
             activations += node.allocated
             traffic += moved(node)
             way, weighs = -1, False
@@ -220,7 +219,7 @@ class Builder:
                     if value.trainable:
                         trainable += numel
             if way >= 0:
-                if weighs and products:
+                if weighs and found.macs:
                     way += 1
                     self.weighted += 1
                 for out in node.outs:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import gc
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from threading import RLock
 from typing import Any
@@ -26,7 +26,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from cnnkit.inspect import shapes
 from cnnkit.inspect.failure import TraceError, explain
-from cnnkit.inspect.graph import Call, Trace, Value
+from cnnkit.inspect.graph import Trace, Value
 from cnnkit.inspect.recorder import Recorder, hollow
 from cnnkit.inspect.shortcuts import SHORTCUTS, Shortcut
 
@@ -69,9 +69,9 @@ def trace(
         LOCK,
         uncollected(),
         unfused(),
-        surveyed(recorder, module) as known,
-        undone(known),
-        watching(recorder, known),
+        surveyed(recorder, module) as (known, kinds),
+        undone(kinds, known),
+        exchanged(kinds, "__call__", watching(recorder, known)),
         torch.inference_mode(),
         recorder,
     ):
@@ -150,13 +150,15 @@ def greet(recorder: Recorder, module: nn.Module, inputs: Any, keywords: Mapping[
     return found
 
 
-#: Of a module: its path, how to answer for it, and its forward, where that is all that its call does.
+#: Of a module: its path, how to answer for it, and what to call for it, if not just its forward.
 Known = tuple[str, Shortcut | None, Callable[..., Any] | None]
+UNKNOWN: Known = "", None, None
+Surveyed = tuple[dict[int, Known], set[type[nn.Module]]]
 
 
 @contextmanager
-def surveyed(recorder: Recorder, module: nn.Module) -> Iterator[dict[int, Known]]:
-    """What to know of each module by its id; meanwhile all are in evaluation mode."""
+def surveyed(recorder: Recorder, module: nn.Module) -> Iterator[Surveyed]:
+    """What to know of each module by its id, and their classes; meanwhile all are in evaluation mode."""
     training: list[nn.Module] = []
     try:
         yield survey(recorder, module, training)
@@ -165,7 +167,7 @@ def surveyed(recorder: Recorder, module: nn.Module) -> Iterator[dict[int, Known]
             part.__dict__["training"] = True
 
 
-def survey(recorder: Recorder, module: nn.Module, training: list[nn.Module]) -> dict[int, Known]:
+def survey(recorder: Recorder, module: nn.Module, training: list[nn.Module]) -> Surveyed:
     """What to know of each module. Where somebody listens to functions or modules, all of them are run.
 
     Args:
@@ -178,56 +180,99 @@ def survey(recorder: Recorder, module: nn.Module, training: list[nn.Module]) -> 
     heard = listened or any(not isinstance(mode, DeviceContext) for mode in modes)
     shortcuts = SHORTCUTS if recorder.rules and not heard else {}
     known: dict[int, Known] = {}
-    found, met = [("", module)], {id(module)}
+    chained = chain(recorder, known) if shortcuts else None
+    found = [("", module)]
     for path, part in found:  # grows meanwhile, a parent before its children
-        own = part.__dict__
-        short = shortcuts.get(type(part))
+        if id(part) in known:
+            continue
+        own, kind = part.__dict__, type(part)
+        parts = own["_modules"]
         if listened or own["_forward_hooks"] or own["_forward_pre_hooks"]:
-            known[id(part)] = path, None, None
-        elif "_orig_mod" in own["_modules"]:  # compiled, which a trace has to see through
-            known[id(part)] = path, None, own["_modules"]["_orig_mod"]
-        elif short is None or "forward" in own:
-            known[id(part)] = path, None, part.forward
+            known[id(part)] = path, None, nn.Module.__call__
+        elif kind in shortcuts and "forward" not in own:
+            known[id(part)] = path, shortcuts[kind], None
+        elif "_orig_mod" in parts:  # compiled, which a trace has to see through
+            known[id(part)] = path, None, uncompiled
+        elif getattr(kind, "forward", None) is nn.Sequential.forward and "forward" not in own:
+            known[id(part)] = path, None, chained
         else:
-            known[id(part)] = path, short, None
+            known[id(part)] = path, None, None
         if own.get("training"):
             training.append(part)
             own["training"] = False
         if own["_parameters"]:
             recorder.meet(path, part, own["_parameters"])
-        if own["_modules"]:
+        if parts:
             before = path and path + "."
-            for name, child in own["_modules"].items():
-                if child is not None and id(child) not in met:
-                    met.add(id(child))
-                    found.append((before + name, child))
-    return known
+            found += [(before + name, child) for name, child in parts.items() if child is not None]
+    return known, {type(part) for _, part in found}
+
+
+def uncompiled(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+    """What torch.compile wraps."""
+    return self.get_submodule("_orig_mod")(*args, **kwargs)
+
+
+def chain(recorder: Recorder, known: Mapping[int, Known]) -> Callable[..., Any]:
+    """The forward of nn.Sequential, less the tensors that nobody else would see."""
+
+    def forward(self: nn.Sequential, input: Any) -> Any:
+        x, value = input, recorder.values.get(id(input))
+        for part in self:
+            path, short, _ = known.get(id(part), UNKNOWN)
+            made = recorder.quick(path, part, short, value) if short and value else None
+            if made is None or value is None:
+                x = part(recorder.shown(value) if x is None and value else x)
+                value = recorder.values.get(id(x))
+                continue
+            if made.tensor is None:
+                if x is None and made.memory is not value.memory:
+                    recorder.alive -= value.nbytes
+                x = None
+            value = made
+        return recorder.shown(value) if x is None and value else x
+
+    return forward
 
 
 @contextmanager
-def watching(recorder: Recorder, known: Mapping[int, Known]) -> Iterator[None]:
-    """Every call of a module of the network opens a `Call`.
+def exchanged(kinds: Iterable[type[nn.Module]], name: str, new: Callable[..., Any]) -> Iterator[None]:
+    """Another method of that name in classes of modules.
 
-    `nn.Module.__call__` is exchanged meanwhile, as torch.fx does; modules of other networks pass through.
+    What a class has of its own is kept: it calls nn.Module's, which is exchanged instead. That takes long, as
+    Python then tells hundreds of classes.
     """
-    call_of, quick = nn.Module.__call__, recorder.quick
+    old = getattr(nn.Module, name)
+    owners = {kind if getattr(kind, name) is old else nn.Module for kind in kinds}
+    for owner in owners:
+        setattr(owner, name, new)
+    try:
+        yield
+    finally:
+        for owner in owners - {nn.Module}:
+            delattr(owner, name)
+        if nn.Module in owners:
+            setattr(nn.Module, name, old)
+
+
+def watching(recorder: Recorder, known: Mapping[int, Known]) -> Callable[..., Any]:
+    """A `__call__` that opens a `Call` for every module of the network; others pass through."""
+    call_of, values = nn.Module.__call__, recorder.values
 
     def called(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
         entry = known.get(id(self))
         if entry is None:
             return call_of(self, *args, **kwargs)
-        path, short, forward = entry
+        path, short, instead = entry
+        if short is not None and len(args) == 1 and not kwargs:
+            value = values.get(id(args[0]))
+            made = value and recorder.quick(path, self, short, value)
+            if made is not None:
+                return recorder.shown(made)
         outer = recorder.call
-        recorder.call = call = Call(path, self)
-        recorder.calls.append(call)
-        outer.items.append(call)
-        outer.is_leaf = False
+        recorder.call = call = recorder.opened(path, self)
         try:
-            if short is not None and len(args) == 1 and not kwargs:
-                out = quick(call, args[0], short)
-                if out is not None:
-                    return out
-            out = call_of(self, *args, **kwargs) if forward is None else forward(*args, **kwargs)
+            out = self.forward(*args, **kwargs) if instead is None else instead(self, *args, **kwargs)
         except TraceError:
             raise
         except Exception as error:
@@ -235,20 +280,16 @@ def watching(recorder: Recorder, known: Mapping[int, Known]) -> Iterator[None]:
         finally:
             recorder.call = outer
         if type(out) is Tensor:
-            call.outs = (recorder.values.get(id(out)) or recorder.lift(out),)
+            call.outs = (values.get(id(out)) or recorder.lift(out),)
         else:
             call.outs = tuple([recorder.lift(x) for x in tree_leaves(out) if isinstance(x, Tensor)])
         return out
 
-    nn.Module.__call__ = called  # type: ignore[method-assign]
-    try:
-        yield
-    finally:
-        nn.Module.__call__ = call_of  # type: ignore[method-assign]
+    return called
 
 
 @contextmanager
-def undone(known: Mapping[int, Known]) -> Iterator[None]:
+def undone(kinds: Iterable[type[nn.Module]], known: Mapping[int, Known]) -> Iterator[None]:
     """What the modules write into themselves meanwhile (caches, mostly) is undone."""
     written: list[tuple[nn.Module, str, Any]] = []
     write_to = nn.Module.__setattr__
@@ -258,11 +299,10 @@ def undone(known: Mapping[int, Known]) -> Iterator[None]:
             written.append((self, name, getattr(self, name, written)))
         write_to(self, name, value)
 
-    nn.Module.__setattr__ = wrote  # type: ignore[method-assign]
     try:
-        yield
+        with exchanged(kinds, "__setattr__", wrote):
+            yield
     finally:
-        nn.Module.__setattr__ = write_to  # type: ignore[method-assign]
         for part, name, value in reversed(written):
             if value is written:
                 delattr(part, name)

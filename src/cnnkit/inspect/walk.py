@@ -45,7 +45,7 @@ class Walk:
         self.unknown: set[str] = set()
         self.located: dict[Value, Node] = {}  # of the places of maxima, the pooling that found them
         self.has_context = False
-        zero = np.zeros((), np.int64)
+        zero = np.zeros((), np.int32)
         self.image = tuple(Axis((), Line(zero, zero + size - 1, None, False)) for size in sizes)
 
     def follow(self, nodes: Iterable[Node]) -> None:

@@ -214,6 +214,8 @@ def test_torch_export_gives_the_same_outputs(name: str) -> None:
         ("unet", (572, 570), "sides of 188 and every 16 pixels more (204, 220, ...), got 572 x 570"),
         ("unet", (172, 172), "got 172 x 172"),
         ("unet_padded_bn", (15, 40), "sides of 16 or more, got 15 x 40"),
+        ("deconvnet", (223, 300), "sides of 224 or more, got 223 x 300"),
+        ("decouplednet", (300, 100), "sides of 224 or more, got 300 x 100"),
         ("dilation8_voc", (372, 500), "sides of 373 or more, got 372 x 500"),
     ],
 )
