@@ -25,7 +25,7 @@ BUDGET = 8_000_000
 MAGNIFIED, SIDE = 2, 136
 
 MEANINGS = {
-    "center": "as the scores above: the picture once, as it is",
+    "center": "the picture once, as it is",
     "flip": "mirrored too: the mean of both probabilities",
     "multi_scale": "three scales, each mirrored too: the mean of the six",
     "crf": "a dense CRF moves labels to where colours change (Krähenbühl & Koltun 2011)",
