@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,12 +15,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from cnnkit.data import Part
+from cnnkit.data.batches import batches
 from cnnkit.data.masks import IGNORED, Coding, Masks
 from cnnkit.tasks import border_panel
 from cnnkit.tasks.borders import WAYS, Seen, looked, looks, spread
 from cnnkit.tasks.pixels import PixelScores, rows, score
 from cnnkit.tasks.refine import Crf
+from cnnkit.tasks.segment import Segment
 from cnnkit.tasks.segmenter import Segmenter
+from cnnkit.tasks.task import observed
 from cnnkit.tasks.windows import Windows
 from cnnkit.weights.artefact import Card
 from cnnkit.weights.preprocessing import Preprocessing
@@ -32,15 +36,18 @@ CLASSES = ("a", "b", "c")
 class Coarse(nn.Module):
     """The class whose grey the mean of 8 x 8 pixels has, without doubt: borders are stairs of 8 pixels."""
 
+    def __init__(self, levels: tuple[float, ...] = (40, 80, 120)) -> None:
+        super().__init__()
+        self.levels = torch.tensor(levels).view(1, -1, 1, 1)
+
     def forward(self, images: Tensor) -> Tensor:
         grey = functional.avg_pool2d(images.mean(1, keepdim=True), 8, ceil_mode=True)
-        levels = torch.tensor([40.0, 80.0, 120.0]).view(1, 3, 1, 1)
-        logits = -((grey - levels) / 20).square()
+        logits = -((grey - self.levels) / (self.levels[0, 1] - self.levels[0, 0]) * 2).square()
         return functional.interpolate(logits, images.shape[2:], mode="bilinear")
 
 
-def segmenter(network: nn.Module) -> Segmenter:
-    to = Preprocessing(size=(32, 32), fit="window", mean=(0.0,) * 3, std=(1 / 255,) * 3)
+def segmenter(network: nn.Module, **how: Any) -> Segmenter:
+    to = Preprocessing(size=(32, 32), fit="window", mean=(0.0,) * 3, std=(1 / 255,) * 3, **how)
     return Segmenter(
         network, Card(model="unet_padded_bn", task="segment", classes=list(CLASSES), preprocessing=to)
     )
@@ -111,6 +118,22 @@ def test_a_dense_crf_brings_coarse_borders_to_where_the_colours_change(part: Par
     assert found["crf"].miou > found["center"].miou
 
 
+@pytest.mark.parametrize("normalisation", ["dataset", "image"])
+def test_what_scores_batches_gives_the_crf_the_pictures_bytes(part: Part, normalisation: str) -> None:
+    """Normalised values differ by less than a CRF for grey levels would see; it would smear the classes."""
+    network = segmenter(
+        Coarse() if normalisation == "dataset" else Coarse((-1.2, 0, 1.2)), normalisation=normalisation
+    )
+    to = network.card.preprocessing
+    found = {}
+    for name in ("center", "crf"):
+        task = Segment(CLASSES, windows=WAYS[name])
+        found[name] = task.score(observed(task, network.model, batches(part, to, 1), to))
+        alone = scored(part, network, WAYS[name], range(6))
+        assert (found[name].miou, found[name].boundary_f1) == (alone.miou, alone.boundary_f1)
+    assert found["crf"].boundary_f1 > found["center"].boundary_f1 + 0.1
+
+
 def rows_of(body: str) -> list[list[str]]:
     lines = re.findall(r"<tr>(.*?)</tr>", body.partition("<tbody>")[2])
     return [re.findall(r"<td[^>]*>(.*?)</td>", line) for line in lines]
@@ -124,8 +147,7 @@ def test_the_panel_has_a_row_for_each_way_and_magnifies_where_they_differ(part: 
     assert [row[0] for row in told] == list(WAYS) == list(border_panel.MEANINGS)
     assert told[0][1] == f"{scores.miou:.3f}"  # the image that does not count changes nothing
     assert told[0][2] == f"{scores.boundary_f1:.3f}"
-    assert panel.note.startswith("5 of 6 images, evenly spread")
-    assert "On the test part;" in panel.note
+    assert panel.note.startswith("On the test part, 5 of 6 images, evenly spread")
     shown = re.findall(r'alt="([^"]*)"', panel.body)
     assert shown == ["picture", "truth", *WAYS] * border_panel.MAGNIFIED
     assert "2.png" not in panel.body
@@ -147,7 +169,7 @@ def test_large_images_are_few_or_none(part: Part, monkeypatch: pytest.MonkeyPatc
     scores = scored(part, network, Windows(), range(6))
     monkeypatch.setattr(border_panel, "BUDGET", 2 * 40 * 52 * len(CLASSES))
     panel = border_panel.panel("here", part, scores, network)
-    assert panel.note.startswith("2 of 6 images")
+    assert panel.note.startswith("On here, 2 of 6 images")
     two = scored(part, network, Windows(), [1, 4])  # of 0, 1, 3, 4, 5: the second and the fourth
     assert rows_of(panel.body)[0][1] == f"{two.miou:.3f}"
     monkeypatch.setattr(border_panel, "BUDGET", 10)

@@ -177,10 +177,12 @@ def command(
       cnnkit train photos/ --model resnet18 --epochs 30
       cnnkit train digits --model lenet5
       cnnkit train photos/ --model resnet50 --weights torchvision --freeze features
+      cnnkit train streets/ --model unet_padded_bn --loss cross_entropy,dice
       cnnkit train --recipe resnet20_cifar10 --set optimizer.lr=0.05
 
-    DATA is a folder with one folder of images a class, or with train/, val/ and test/ above those; or one of
-    digits, mnist, fashion_mnist, cifar10.
+    DATA is a folder with one folder of images a class, or with train/, val/ and test/ above those; a folder
+    with images/ and masks/, train/ and trainannot/ or JPEGImages/ and SegmentationClass/, for networks that
+    label pixels; or one of digits, mnist, fashion_mnist, cifar10.
     """
     if resume and overwrite:
         raise click.UsageError("--resume goes on with a run and --overwrite deletes it; give one of them")

@@ -40,11 +40,13 @@ def panel(where: str, part: Part, scores: PixelScores, network: Segmenter) -> Pa
         where: the part, in words.
         scores: of the part, by which images in which no pixel counts are left out.
     """
-    note = (
-        f"F1 of borders as above. On {where}; `cnnkit evaluate RUN DATA --borders` takes more images, and "
-        f"several networks, as with and without skip connections, beside each other."
-    )
     chosen = _affordable(part, scores)
+    some = "" if len(chosen) == len(part) else f"{len(chosen)} of "
+    note = (
+        f"On {where}, {some}{len(part):,} images{', evenly spread, so that the run is not long' if some else ''}. "
+        f"F1 of borders as above. cnnkit evaluate RUN DATA --borders takes more images, and several networks, as "
+        f"with and without skip connections, beside each other."
+    )
     if not chosen:
         told = Markup("<p>The images are too large to be looked at in all ways while a report is made.</p>")
         return Panel("Borders", told, note)
@@ -65,8 +67,6 @@ def panel(where: str, part: Part, scores: PixelScores, network: Segmenter) -> Pa
             body += heading(f"{part.keys[one.image]}, where the ways differ most") + _magnified(
                 one, part, scores.classes
             )
-    if len(chosen) < len(part):
-        note = f"{len(chosen)} of {len(part):,} images, evenly spread, so that the run is not long. {note}"
     return Panel("Borders", body, note)
 
 
