@@ -3,8 +3,8 @@
     python benchmarks/segmentation.py RUN_DIRECTORY...
 
 Multiply-adds are of one training window, counted by `cnnkit.inspect` on the network of the artefact; one that
-pads nothing reads a larger window for the same number of labels. Seconds of training are the run's own, on the
-clock, without scoring.
+pads nothing reads a larger window for the same number of labels. Seconds of training are the run's own, on
+the clock, without scoring.
 """
 
 import sys

@@ -211,7 +211,10 @@ def test_a_folder_that_cannot_be_made_is_one_sentence(
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (["--views", "ten_crop"], "--views ten_crop is of classified images; pixels are labelled with flip"),
+        (
+            ["--views", "ten_crop"],
+            "--views ten_crop is for networks that classify whole images; use center, flip",
+        ),
         (["--top", 1], "--top is of classified images"),
     ],
 )

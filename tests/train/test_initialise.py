@@ -135,3 +135,12 @@ def test_what_cannot_be_is_refused() -> None:
 def test_the_parts_of_a_recipe_are_the_schemes() -> None:
     assert tuple(STARTS) == NAMES
     assert set(SCHEMES) < set(STARTS)
+
+
+@pytest.mark.parametrize("name", ["he_fan_in", "lsuv"])
+def test_kernels_that_never_learn_stay_as_they_are(name: str) -> None:
+    network = create("fcn8s_vgg16", width=0.03125, num_classes=3)
+    fixed = {n: p.clone() for n, p in network.named_parameters() if not p.requires_grad}
+    assert fixed, "FCN's bilinear kernels are fixed"
+    initialise(network, name, torch.randn(1, 3, 64, 64))
+    assert all(torch.equal(network.get_parameter(n), p) for n, p in fixed.items())

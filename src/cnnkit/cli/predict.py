@@ -2,6 +2,7 @@
 
 import glob
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,9 +16,6 @@ if TYPE_CHECKING:
     from cnnkit.tasks import Classifier, Segmenter
     from cnnkit.tasks.segmenter import Segmentation
     from cnnkit.tasks.windows import Windows
-
-#: Scales of --views multi_scale for a network that labels pixels.
-SCALES = (0.75, 1.0, 1.25)
 
 LEGEND = "legend.png"
 
@@ -73,9 +71,11 @@ def command(
 
     network = load(source, device, model=model)
     if isinstance(network, Segmenter):
+        from cnnkit.tasks.segment import windows_of
+
         if top is not None:
             raise Misuse(f"--top is of classified images, and {source} labels pixels")
-        windows = _windows(views, window, crf)
+        windows = replace(windows_of(views, crf), size=window)
         found, bad = _segment(network, paths, windows, written, silent=as_json)
         if out is None and not as_json:
             click.echo("\nmasks and overlays are written with --out FOLDER", err=True)
@@ -136,25 +136,6 @@ def _segment(
     if found and written:
         _write_legend(network.classes, next(iter(written.values())).parent)
     return found, bad
-
-
-def _windows(views: str, window: int | None, crf: bool) -> "Windows":
-    """How a network that labels pixels looks at a picture.
-
-    Raises:
-        Misuse: these views are of classified images alone.
-    """
-    from cnnkit.tasks.refine import Crf
-    from cnnkit.tasks.windows import Windows
-
-    if views not in ("center", "flip", "multi_scale"):
-        raise Misuse(f"--views {views} is of classified images; pixels are labelled with flip or multi_scale")
-    return Windows(
-        size=window,
-        flip=views != "center",
-        scales=SCALES if views == "multi_scale" else (1.0,),
-        refine=Crf() if crf else None,
-    )
 
 
 def _overlay_of(mask: Path) -> Path:

@@ -41,15 +41,16 @@ def panel(where: str, part: Part, scores: PixelScores, network: Segmenter) -> Pa
         scores: of the part, by which images in which no pixel counts are left out.
     """
     chosen = _affordable(part, scores)
-    some = "" if len(chosen) == len(part) else f"{len(chosen)} of "
-    note = (
-        f"On {where}, {some}{len(part):,} images{', evenly spread, so that the run is not long' if some else ''}. "
-        f"F1 of borders as above. cnnkit evaluate RUN DATA --borders takes more images, and several networks, as "
-        f"with and without skip connections, beside each other."
+    more = (
+        "cnnkit evaluate RUN DATA --borders takes more images, and several networks, as with and without "
+        "skip connections, beside each other."
     )
     if not chosen:
         told = Markup("<p>The images are too large to be looked at in all ways while a report is made.</p>")
-        return Panel("Borders", told, note)
+        return Panel("Borders", told, more)
+    some = f"{len(part):,} images"
+    if len(chosen) < len(part):
+        some = f"{len(chosen)} of {some}, evenly spread, so that the run is not long"
     seen = list(looked(network, part, chosen))
     shown: list[dict[str, object]] = [
         {
@@ -67,7 +68,7 @@ def panel(where: str, part: Part, scores: PixelScores, network: Segmenter) -> Pa
             body += heading(f"{part.keys[one.image]}, where the ways differ most") + _magnified(
                 one, part, scores.classes
             )
-    return Panel("Borders", body, note)
+    return Panel("Borders", body, f"On {where}, {some}. F1 of borders as above. {more}")
 
 
 def _affordable(part: Part, scores: PixelScores) -> list[int]:

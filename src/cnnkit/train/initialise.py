@@ -10,13 +10,14 @@
     Goyal et al. 2017, arXiv:1706.02677, section 5.1: the last batch norm of a residual branch starts at a
     scale of 0, so that a unit starts as its shortcut.
 
-All but the last set every convolution and dense layer, the one that makes the logits among them, with biases
-of 0, and every batch norm at scale 1 and shift 0.
+All but the last set every convolution and dense layer that learns, the one that makes the logits among them,
+with biases of 0, and every batch norm at scale 1 and shift 0.
 """
 
 import math
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -96,7 +97,7 @@ def initialise(network: nn.Module, name: str, images: Tensor | None = None) -> n
     if name == "lsuv" and images is None:
         raise ValueError("lsuv scales layers on a batch of images and got none")
     scheme = SCHEMES["orthogonal" if name == "lsuv" else name]
-    layers = [m for m in network.modules() if isinstance(m, WEIGHTED)]
+    layers = _learning(network)
     if not layers:
         raise ValueError(f"{type(network).__name__} has no convolution and no dense layer to initialise")
     for layer in layers:
@@ -114,6 +115,11 @@ def initialise(network: nn.Module, name: str, images: Tensor | None = None) -> n
     return network
 
 
+def _learning(network: nn.Module) -> list[Any]:
+    """Layers with weights, but for those that are fixed by what they are for, like FCN's bilinear kernels."""
+    return [m for m in network.modules() if isinstance(m, WEIGHTED) and m.weight.requires_grad]
+
+
 def _unit_variance(network: nn.Module, images: Tensor) -> None:
     """Scale each layer's weight by what comes out of it, while one batch goes through the network.
 
@@ -129,7 +135,7 @@ def _unit_variance(network: nn.Module, images: Tensor) -> None:
         layer.get_parameter("weight").div_(deviation)
         return made / deviation
 
-    hooks = [m.register_forward_hook(scale) for m in network.modules() if isinstance(m, WEIGHTED)]
+    hooks = [layer.register_forward_hook(scale) for layer in _learning(network)]
     was_training = network.training
     try:
         network.eval()(images)  # no dropout, and batch norms as they start: they do nothing
