@@ -15,15 +15,17 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 from rich.console import Console
 from torch import Tensor
 from torch import distributed as dist
 
-from cnnkit.data.order import Order
+from cnnkit.data.order import Order, Turns
 from cnnkit.errors import Failure
 from cnnkit.train import fit as fitting
 from cnnkit.train import heartbeat
@@ -110,6 +112,38 @@ def test_two_processes_equal_one_on_photos(two: Two, tmp_path: Path, make_folder
     train(0, tmp_path / "one", settings, root)
     two.run(train, tmp_path / "two", settings, root)
     assert_same(tmp_path / "one", tmp_path / "two")
+
+
+def test_two_processes_equal_one_on_masks_of_several_sizes(two: Two, tmp_path: Path) -> None:
+    """Seven pictures are scored, so one process has none left at the end."""
+    root, random = tmp_path / "halves", np.random.default_rng(0)
+    for part, count in (("train", 10), ("val", 7)):
+        for folder in ("images", "masks"):
+            (root / part / folder).mkdir(parents=True)
+        for i in range(count):
+            size, files = (36 + 4 * (i % 2), 40), [root / part / f / f"{i}.png" for f in ("images", "masks")]
+            Image.fromarray(random.integers(0, 255, (*size, 3), dtype=np.uint8)).save(files[0])
+            Image.fromarray(random.integers(0, 2, size, dtype=np.uint8)).save(files[1])
+    settings = {**STEADY, "epochs": 2, "batch_size": 5, "image_size": 32, "workers": 0, "augment": []}
+    settings |= {"fit": "squash", "model": "unet_padded_bn", "sync_batch_norm": True}
+    settings |= {"arguments": {"width": 0.0625}}
+    train(0, tmp_path / "one", settings, str(root))
+    two.run(train, tmp_path / "two", settings, str(root))
+    assert_same(tmp_path / "one", tmp_path / "two")
+
+
+@given(count=st.integers(1, 20), ranks=st.integers(1, 5))
+def test_turns_have_every_image_once(count: int, ranks: int) -> None:
+    counted, lengths = list[int](), set[int]()
+    for rank in range(ranks):
+        order = Turns(count)
+        order.among(rank, ranks)
+        mine = order.mine()
+        lengths.add(len(mine))
+        assert len(mine) == len(order)
+        counted += [int(batch) for place, batch in enumerate(mine) if order.counts(place)]
+    assert sorted(counted) == list(range(count)) == [int(batch) for batch in Turns(count).indices()]
+    assert len(lengths) == 1
 
 
 def test_a_run_goes_on_with_another_number_of_processes(two: Two, tmp_path: Path) -> None:

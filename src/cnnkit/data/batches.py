@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from cnnkit.data.augment import Augmentation, Boxed, Item, apply, check, in_rgb, parse
 from cnnkit.data.cache import Tick, cached
-from cnnkit.data.order import Order, derive
+from cnnkit.data.order import Order, Turns, derive
 from cnnkit.data.pairs import Pairs, Weigh, fit_in_memory, one_size, windows
 from cnnkit.data.photos import Batch, Files, Photos, Source, as_made, in_order
 from cnnkit.data.pictures import fit, to_tensor
@@ -180,7 +180,7 @@ def _paired(
     draft, keep = seed is not None and not small, small and workers == 0
     pairs = Pairs(part, to, seed, changes, margin=margin, weigh=weigh, weak=weak, draft=draft, keep=keep)
     alone = seed is None and (to.fit == "window" or not one_size(part))
-    return _loader(pairs, Order(len(part), 1 if alone else batch_size, seed), workers)
+    return _loader(pairs, Turns(len(part)) if alone else Order(len(part), batch_size, seed), workers)
 
 
 def _loader(dataset: Dataset[Batch], order: Order, workers: int) -> DataLoader[Batch]:

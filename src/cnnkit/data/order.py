@@ -90,3 +90,33 @@ class Order:
         """Batches of (epoch, index), so that a worker process knows the epoch."""
         for batch in self.mine():
             yield [(self.epoch, index) for index in batch.tolist()]
+
+
+class Turns(Order):
+    """Every image a batch of its own, in order, to be scored; several processes take turns.
+
+    All have equally many: at the end some look at the last image without counting it.
+    """
+
+    def __init__(self, count: int) -> None:
+        super().__init__(count, 1)
+
+    def __len__(self) -> int:
+        return -(-self.count // self.ranks)
+
+    def indices(self) -> list[Tensor]:
+        """The images of all processes."""
+        return [torch.tensor([index]) for index in range(self.count)]
+
+    def share(self, place: int) -> float:
+        """Nothing is learnt of them."""
+        return 1.0
+
+    def counts(self, place: int) -> bool:
+        """Whether it is this process's turn, and not the last image once more."""
+        return self.ranks * place + self.rank < self.count
+
+    def mine(self) -> list[Tensor]:
+        """The images of this process, one each."""
+        last = self.count - 1
+        return [torch.tensor([min(self.ranks * place + self.rank, last)]) for place in range(len(self))]
