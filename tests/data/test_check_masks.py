@@ -55,7 +55,10 @@ def test_every_mask_that_cannot_be_used_is_named_with_its_picture(root: Path) ->
     assert seen.unreadable == ("train/0.png", "train/1.png", "train/2.png")
     assert seen.pixels["train"]["b"] == int((blocks((24, 36), 3, 3) == 1).sum())  # none of the second mask
     first, second, third, empty = seen.findings
-    assert "trainannot/0.png has 35 x 24 pixels and its picture 36 x 24; make them alike" in first.message
+    assert (
+        "trainannot/0.png has 35 x 24 pixels and its picture 36 x 24 when it is upright; make them alike"
+        in first.message
+    )
     assert "trainannot/1.png holds 9, which is no class; name it in the class" in second.message
     assert "trainannot/2.png is no image that can be read" in third.message
     assert (empty.kind, empty.keys) == ("ignored", ("val/1.png",))
@@ -118,10 +121,9 @@ def test_frequencies_are_those_of_the_images_that_show_a_class(tmp_path: Path) -
     assert balance(part, ["a", "b", "c"]).empty == [False, False]
 
 
-def test_frequencies_need_masks(make_folder: MakeFolder) -> None:
-    part = data.open(make_folder({"a": 2, "b": 2})).parts["all"]
-    with pytest.raises(ValueError, match="these images have no masks"):
-        frequencies(part, ["a", "b"])
+def test_frequencies_of_whole_images_are_their_shares(make_folder: MakeFolder) -> None:
+    part = data.open(make_folder({"a": 1, "b": 3})).parts["all"]
+    assert frequencies(part, ["a", "b"]) == (0.25, 0.75)
 
 
 def test_the_command_shows_shares_and_takes_a_class_map(

@@ -121,6 +121,25 @@ def test_a_picture_and_a_mask_need_each_other(tmp_path: Path, gone: str, here: s
         data.open(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("images", "masks", "words"),
+    [
+        ("train", "trainannot", "train/ with masks in trainannot/ (test/ without masks left out)"),
+        (
+            "train/images",
+            "train/masks",
+            "train/ with images/ and masks/ each (test/ without masks left out)",
+        ),
+    ],
+)
+def test_a_part_without_masks_is_said_to_be_left_out(
+    tmp_path: Path, images: str, masks: str, words: str
+) -> None:
+    write(tmp_path / images, tmp_path / masks, SIZES)
+    (tmp_path / "test").mkdir()
+    assert words in data.open(tmp_path).layout
+
+
 def test_two_files_of_one_name_and_missing_folders_are_refused(tmp_path: Path) -> None:
     for top in ("train", "val"):
         write(tmp_path / top / "images", tmp_path / top / "masks", SIZES)
@@ -138,6 +157,21 @@ def test_folders_without_a_picture_are_refused(tmp_path: Path) -> None:
     for name in ("images", "masks"):
         (tmp_path / name).mkdir()
     with pytest.raises(Failure, match=r"\(images/ and masks/\) holds no picture"):
+        data.open(tmp_path)
+
+
+def test_a_list_that_is_no_text_is_named(tmp_path: Path) -> None:
+    root = voc(tmp_path, {"train": "0"})
+    (root / "ImageSets" / "Segmentation" / "train.txt").write_bytes(b"\xff\xfe0\x00")
+    with pytest.raises(Failure, match=r"train\.txt is no list of names: 'utf-8' codec"):
+        data.open(root)
+
+
+def test_masks_of_which_none_can_be_read_say_why(tmp_path: Path) -> None:
+    painted(tmp_path, [0, 1])
+    for path in (tmp_path / "masks").iterdir():
+        path.write_bytes(b"no picture")
+    with pytest.raises(Failure, match=r"has no mask that can be read: .* is no image that can be read"):
         data.open(tmp_path)
 
 
@@ -218,7 +252,10 @@ def test_a_class_map_is_read_from_a_file(tmp_path: Path, name: str, text: str) -
             "its header has no 'r'; it must be name,r,g,b",
         ),
         ("class_dict.csv", "name,r,g,b\nsky,1,2,300\n", "sky has the colour 1,2,300, which is none"),
+        ("class_dict.csv", "name,r,g,b\nsky,1,2\n", "sky has the colour 1,2,, which is none"),
         ("labelmap.txt", "sky\n", "'sky' has no colour; a line is name:r,g,b:parts:actions"),
+        ("labelmap.txt", "sky:1,2::\n", "sky has the colour 1,2, which is none"),
+        ("labelmap.txt", "sky:1,2,blue::\n", "sky has the colour 1,2,blue, which is none"),
     ],
 )
 def test_a_file_that_is_no_class_map_is_named(tmp_path: Path, name: str, text: str, sentence: str) -> None:

@@ -110,10 +110,17 @@ def test_colours_that_are_no_grey_have_no_number(tmp_path: Path) -> None:
     assert {number for number, colour, _ in seen.values if colour == 0x090909} == {9}
 
 
+def test_negative_numbers_are_no_classes(tmp_path: Path) -> None:
+    path = saved(tmp_path / "m.tif", Image.fromarray(np.array([[-1, 0]], np.int32)))
+    assert "it holds -1, and numbers of classes are 0 or more" in tally(path).problem
+
+
 def test_a_mask_that_lost_detail_is_no_mask(tmp_path: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
-    seen = tally(saved(tmp_path / "m.jpg", Image.fromarray(noise)))
+    seen = tally(saved(tmp_path / "m.png", Image.fromarray(noise)))
     assert "different values, which are no classes; save masks without loss, as PNG" in seen.problem
+    seen = tally(saved(tmp_path / "m.jpg", Image.new("L", (8, 8), 1)))
+    assert "m.jpg is a JPEG, which blurs the numbers of classes" in seen.problem
     (tmp_path / "half.png").write_bytes(b"no picture")
     assert "half.png is no image that can be read" in tally(tmp_path / "half.png").problem
 
@@ -122,7 +129,9 @@ def test_a_mask_of_another_size_is_refused(tmp_path: Path) -> None:
     Image.new("RGB", (6, 5)).save(tmp_path / "a.png")
     Image.new("L", (5, 5)).save(tmp_path / "m.png")
     part = Part(["a.png"], [0], tmp_path, masks=Masks(["m.png"], tmp_path, NUMBERED))
-    with pytest.raises(Failure, match=r"m\.png has 5 x 5 pixels and its picture 6 x 5; make them alike"):
+    with pytest.raises(
+        Failure, match=r"m\.png has 5 x 5 pixels and its picture 6 x 5 when it is upright; make them alike"
+    ):
         part.mask(0)
 
 

@@ -1,5 +1,6 @@
 """`cnnkit augment --mask`: the mask is laid over every version, as training would be taught it."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from cnnkit.data.pictures import to_picture
 from cnnkit.data.preview import CELL, GAP, LABEL, MARGIN, TITLE, preview
 from cnnkit.data.sets import Part
 from cnnkit.draw.masks import colours, overlay
+from cnnkit.errors import Failure
 from cnnkit.weights.preprocessing import Preprocessing
 
 from .masked import write
@@ -58,3 +60,20 @@ def test_the_command_leaves_out_what_masks_cannot_follow(
         main([*arguments, "--augment", "flip,augmix", "--out", str(root / "other.png")])
     assert left.value.code == 2
     assert "augmix moves parts of images and masks cannot follow" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("damage", "sentence"),
+    [
+        (Path.unlink, "there is no file"),
+        (lambda mask: mask.write_bytes(b"no picture"), "is no image that can be read"),
+    ],
+)
+def test_a_mask_that_cannot_be_read_says_why(
+    root: Path, damage: Callable[[Path], object], sentence: str
+) -> None:
+    image, mask = root / "images" / "0.png", root / "masks" / "0.png"
+    damage(mask)
+    to = Preprocessing((CELL, CELL), fit="squash", mean=(0.5,) * 3, std=(1.0,) * 3)
+    with pytest.raises(Failure, match=sentence):
+        preview(image, to, parse(["flip"]), mask=mask)

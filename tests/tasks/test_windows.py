@@ -14,9 +14,8 @@ from cnnkit.layers import WithAux
 from cnnkit.models import create
 from cnnkit.models.segment.trunks import WithClasses
 from cnnkit.ops.crf import Kernel, dense_crf
-from cnnkit.parts import choose
 from cnnkit.tasks import windows as module
-from cnnkit.tasks.refine import REFINERS, Crf
+from cnnkit.tasks.refine import Crf
 from cnnkit.tasks.windows import GRID, Windows, between, mirrored_places, regions, spans
 from cnnkit.verify import checks
 
@@ -266,14 +265,13 @@ def test_refinement_sees_the_image_as_given_and_the_probabilities() -> None:
     torch.testing.assert_close(found, plain.flip(1))
 
 
-def test_the_crf_is_a_part_whose_defaults_are_those_of_the_authors_tool() -> None:
+def test_the_crf_has_defaults_that_are_those_of_the_authors_tool() -> None:
     probabilities, images = picture(20, 24).softmax(1), (picture(20, 24) * 60).clamp(0, 255).byte()
     expected = dense_crf(probabilities.log(), images.float()).softmax(1)
     torch.testing.assert_close(Crf()(images, probabilities), expected)
-    half = choose(REFINERS, {"name": "crf", "levels": 2.0, "iterations": 3, "weight": 4}, "refine")
     kernels = (Kernel(3.0, 3.0), Kernel(4.0, 60.0, 20.0))
     expected = dense_crf(probabilities.log(), images.float(), kernels, iterations=3).softmax(1)
-    torch.testing.assert_close(half(images.float() / 2, probabilities), expected)
+    torch.testing.assert_close(Crf(iterations=3, weight=4.0)(images, probabilities), expected)
 
 
 @pytest.mark.parametrize(

@@ -58,7 +58,7 @@ def test_each_image_goes_through_the_frozen_part_once_and_the_head_learns_the_sa
     assert cached.summary["val"]["loss"] == pytest.approx(history(cached)[-1]["val/loss"], rel=1e-4)
     assert load(cached.best).predict(root / "red" / "0.png").classes
     assert cached.config["recipe"]["augment"] == []
-    assert not list(cached.path.glob(".*"))
+    assert [p.name for p in cached.path.glob(".*")] == [".lock"]
 
 
 @pytest.mark.parametrize(

@@ -21,8 +21,10 @@ from cnnkit.tasks import Segment, Segmenter, load
 from cnnkit.train.directory import Directory
 from cnnkit.train.evaluate import evaluate
 from cnnkit.train.fit import fit
+from cnnkit.train.transfer import carry
 from cnnkit.weights.artefact import Card, read_card, save
 from cnnkit.weights.preprocessing import Preprocessing
+from cnnkit.weights.sources import load as load_weights
 
 #: (root, pictures, sizes) -> pictures of a bright box on dark noise, and masks: 0 noise, 1 box.
 Make = Callable[..., Path]
@@ -148,14 +150,16 @@ def test_ignored_masks_and_a_class_that_training_lacks_do_no_harm(
     assert scored["ghost"]["pixels"] == 0
 
 
-def test_a_part_with_nothing_that_counts_is_one_sentence(
-    boxes: Make, tmp_path: Path, silent: Console
+@pytest.mark.parametrize("part", ["train", "val"])
+def test_a_part_with_nothing_that_counts_is_one_sentence_before_anything_is_written(
+    boxes: Make, tmp_path: Path, silent: Console, part: str
 ) -> None:
     root = boxes(train=4, val=2)
-    for path in (root / "val" / "masks").iterdir():
+    for path in (root / part / "masks").iterdir():
         Image.fromarray(np.full_like(np.array(Image.open(path)), IGNORED)).save(path)
-    with pytest.raises(Failure, match="no pixel"):
-        trained(root, tmp_path / "run", silent)
+    with pytest.raises(Failure, match=f"no pixel of the {part} part of .* counts"):
+        trained(root, tmp_path / "run", silent, classes=("noise", "box"))
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(
@@ -164,6 +168,14 @@ def test_a_part_with_nothing_that_counts_is_one_sentence(
         ({"model": "resnet18", "arguments": None}, "resnet18 is a network to classify and wants a folder of"),
         ({"mix": ["mixup"]}, "--mix says nothing to segment"),
         ({"loss": ["squared_error"]}, "the loss squared_error is not for networks to segment"),
+        (
+            {"loss": [{"name": "cross_entropy", "weights": (1.0, 2.0, 3.0)}]},
+            "loss cross_entropy: weights needs a number for each of 2 classes, got 3",
+        ),
+        (
+            {"loss": [{"name": "focal", "alpha": (1.0,)}]},
+            "loss focal: alpha needs a number for each of 2 classes, got 1",
+        ),
         ({"fit": "crop"}, "--fit crop is not for networks to segment; use window or squash"),
         ({"normalise": "zca"}, "--normalise zca whitens images of one size"),
         ({"augment": ["rand_augment"]}, "rand_augment"),
@@ -249,7 +261,10 @@ def test_a_backbone_brings_its_weights_and_its_colours(
         path.unlink()
     again = fit(resume=True, output=tmp_path / "run", console=silent)
     assert all(torch.equal(value, ours[name]) for name, value in load_file(again.best).items())
-    with pytest.raises(Misuse, match="segnet_basic does not begin as squeezenet1_0 does"):
+    with pytest.raises(
+        Misuse,
+        match=r"not begin as squeezenet1_0 does: .* fills 0 layers with those of its 25",
+    ):
         trained(root, tmp_path / "other", silent, **{**settings, "model": "segnet_basic"})
 
 
@@ -274,6 +289,36 @@ def test_weights_of_a_network_for_other_classes_are_carried_over_but_for_their_s
     }
     assert moved == {"score.weight", "score.bias"}
     assert second.config["transfer"]["filled"]
+
+
+def test_layers_that_score_other_classes_are_new_though_there_are_as_many(
+    boxes: Make, tmp_path: Path, silent: Console
+) -> None:
+    first = trained(boxes(8), tmp_path / "first", silent, epochs=1)
+    torch.manual_seed(1)
+    network, told = carry(load_weights(first.best), str(first.best), ["dark", "bright"])
+    before, after = load_file(first.best), network.state_dict()
+    assert {name for name in before if not torch.equal(before[name], after[name])} == {
+        "score.weight",
+        "score.bias",
+    }
+    assert "score" not in told.filled
+    assert not told.whole
+
+
+def test_all_layers_that_score_the_same_classes_learn_above_frozen_features(
+    boxes: Make, tmp_path: Path, silent: Console
+) -> None:
+    root = boxes(8)
+    settings = {"epochs": 1, "model": "fcn_squeezenet1_0", "arguments": None}
+    first = trained(root, tmp_path / "first", silent, **settings)
+    second = trained(
+        root, tmp_path / "second", silent, **settings, weights=str(first.best), freeze="features"
+    )
+    before, after = load_file(first.best), load_file(second.best)
+    moved = {name.rpartition(".")[0] for name in before if not torch.equal(before[name], after[name])}
+    assert moved == {f"scores.{i}.4" for i in range(3)}
+    assert second.config["transfer"]["whole"]
 
 
 def test_few_masks_and_the_classes_of_the_other_images_are_learnt_together(

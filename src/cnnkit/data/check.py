@@ -154,7 +154,7 @@ def _lopsided(masks: Mapping[str, Balance]) -> Iterator[Finding]:
 
 def _classes(data: DataSet, counts: dict[str, dict[str, int]]) -> Iterator[Finding]:
     if len(data.classes) == 1:
-        yield Finding("classes", f"there is only one class, {data.classes[0]!r}; a classifier needs two")
+        yield Finding("classes", f"there is only one class, {data.classes[0]!r}; a network needs two")
     what = "image" if data.task == "classify" else "pixel"
     for name, by_class in counts.items():
         absent = [label for label, count in by_class.items() if count == 0]

@@ -67,7 +67,7 @@ def stored(root: Path) -> tuple[list[str], str] | None:
     return None
 
 
-def found(tallies: Iterable[Tally], ignore: Ignored, where: str) -> tuple[Coding, str]:
+def found(tallies: Sequence[Tally], ignore: Ignored, where: str) -> tuple[Coding, str]:
     """A class for each value in masks, named after it, and what is said of that.
 
     The number 255 is ignored, save where all others are 0: then there are two classes.
@@ -79,7 +79,8 @@ def found(tallies: Iterable[Tally], ignore: Ignored, where: str) -> tuple[Coding
     colours = any(number == NONE for number, _ in rows)
     seen = sorted({colour if colours else number for number, colour in rows})
     if not seen:
-        raise Failure(f"{where} has no mask that can be read")
+        why = next((tally.problem for tally in tallies if tally.problem), "there is none")
+        raise Failure(f"{where} has no mask that can be read: {why}")
     if len(seen) > MOST_CLASSES + 1:
         raise Failure(
             f"the masks of {where} hold {len(seen):,} different values; name those of the classes in {TEXT}"
@@ -155,8 +156,10 @@ def _labels(text: str) -> list[str]:
     return [_coloured(row[0], row[1].split(",")) for row in rows]
 
 
-def _coloured(name: str, channels: Sequence[str]) -> str:
-    red, green, blue = (int(channel) for channel in channels)
-    if not all(0 <= channel <= 255 for channel in (red, green, blue)):
-        raise ValueError(f"{name} has the colour {red},{green},{blue}, which is none")
+def _coloured(name: str, channels: Sequence[str | None]) -> str:
+    """A line of a class map; a row that ends early has None."""
+    written = [(channel or "").strip() for channel in channels]
+    if len(written) != 3 or not all(one.isdecimal() and int(one) <= 255 for one in written):
+        raise ValueError(f"{name} has the colour {','.join(written)}, which is none")
+    red, green, blue = map(int, written)
     return f"{name}=#{red:02x}{green:02x}{blue:02x}"

@@ -1,6 +1,6 @@
 """Folders of pictures and masks: `images/` + `masks/`, SegNet's `train/` + `trainannot/`, Pascal VOC's."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -98,7 +98,8 @@ def _images(root: Path) -> Found | None:
     if not outer or not all((top / IMAGES).is_dir() for top in outer.values()):
         return None
     tops = {part: (top / IMAGES, top / MASKS) for part, top in outer.items()}
-    return Found(f"{_listed(outer)} with {IMAGES}/ and {MASKS}/ each", _paired(root, tops))
+    words = f"{_listed(outer)} with {IMAGES}/ and {MASKS}/ each{_without_masks(root, tops)}"
+    return Found(words, _paired(root, tops))
 
 
 def _segnet(root: Path) -> Found | None:
@@ -111,9 +112,8 @@ def _segnet(root: Path) -> Found | None:
     if not tops:
         return None
     words = _listed({part: top for part, (top, _) in tops.items()})
-    return Found(
-        f"{words} with masks in {', '.join(f'{m.name}/' for _, m in tops.values())}", _paired(root, tops)
-    )
+    words += f" with masks in {', '.join(f'{m.name}/' for _, m in tops.values())}"
+    return Found(words + _without_masks(root, tops), _paired(root, tops))
 
 
 def _voc(root: Path) -> Found | None:
@@ -123,7 +123,7 @@ def _voc(root: Path) -> Found | None:
         return None
     pictures, labelled = _by_stem(images), _by_stem(masks)
     named = {
-        part: list(dict.fromkeys(file.read_text("utf-8").split()))
+        part: _names(file)
         for part, names in PARTS.items()
         for name in names
         if (file := lists / f"{name}.txt").is_file()
@@ -143,9 +143,27 @@ def _voc(root: Path) -> Found | None:
     return Found(words, {p: [(pictures[s], labelled[s]) for s in stems] for p, stems in named.items()})
 
 
+def _names(file: Path) -> list[str]:
+    """The names that a list holds, each once.
+
+    Raises:
+        Failure: it is no text.
+    """
+    try:
+        return list(dict.fromkeys(file.read_text("utf-8-sig").split()))
+    except UnicodeDecodeError as error:
+        raise Failure(f"{file} is no list of names: {error}") from None
+
+
 def _parts(root: Path) -> dict[str, Path]:
     """Folders that are named like parts."""
     return {part: root / name for part, names in PARTS.items() for name in names if (root / name).is_dir()}
+
+
+def _without_masks(root: Path, tops: Container[str]) -> str:
+    """What is said of folders that are named like parts and have no masks."""
+    left = {part: top for part, top in _parts(root).items() if part not in tops}
+    return f" ({_listed(left)} without masks left out)" if left else ""
 
 
 def _listed(tops: dict[str, Path]) -> str:

@@ -24,8 +24,7 @@ MOST_CLASSES = 255
 #: More different values than this are no classes; files that lose detail, such as JPEG, have them.
 MOST_VALUES = 1000
 
-#: Modes whose pixels are numbers, and what is said of a value that is none.
-NUMBERS = {"1", "L", "P", "I", "I;16", "I;16B", "I;16L"}
+#: What stands for a colour that is no number, and for a number that has no colour.
 NONE = -1
 
 
@@ -134,7 +133,7 @@ class Masks:
         """What is said of a mask whose width and height are not its picture's."""
         return (
             f"{self.path(index)} has {mask[0]} x {mask[1]} pixels and its picture {picture[0]} x "
-            f"{picture[1]}; make them alike"
+            f"{picture[1]} when it is upright; make them alike"
         )
 
     def select(self, indices: Sequence[int]) -> "Masks":
@@ -146,14 +145,17 @@ def plain(image: Image.Image) -> NDArray[Any]:
     """The numbers in a mask; NONE for a colour that is no grey. Shape: (H, W), uint8 or int64
 
     Raises:
-        ValueError: the picture's kind is no mask's.
+        ValueError: the picture's kind is no mask's, or a number is negative.
     """
     if image.mode in {"L", "P", "1"}:
         return np.asarray(image).astype(np.uint8, copy=False)
     if image.mode in {"LA", "PA"}:
         return np.asarray(image)[..., 0]
     if image.mode.startswith("I"):
-        return np.asarray(image).astype(np.int64)
+        numbers = np.asarray(image).astype(np.int64)
+        if (numbers < 0).any():
+            raise ValueError(f"it holds {numbers.min()}, and numbers of classes are 0 or more")
+        return numbers
     colours = packed(image)
     return np.where(colours % 0x010101 == 0, colours // 0x010101, NONE)
 
@@ -175,6 +177,10 @@ def tally(path: Path) -> Tally:
     try:
         with opened(path) as image:
             image.load()
+            if image.format == "JPEG":
+                return Tally(
+                    problem=f"{path} is a JPEG, which blurs the numbers of classes; save masks as PNG"
+                )
             rows = _rows(image)
             width, height = image.size
     except Failure as failure:

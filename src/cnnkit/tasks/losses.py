@@ -45,6 +45,13 @@ class Loss(Part, ABC):
         Shape: (N, K, ...), (N, ...) or (N, K), (N, ...) -> ()
         """
 
+    def check(self, classes: int) -> None:
+        """Refuse settings that are not for so many classes.
+
+        Raises:
+            Misuse: naming the setting.
+        """
+
     def resolved(self, frequencies: Callable[[], Sequence[float]]) -> Self:
         """The same with the numbers filled in that come from the data.
 
@@ -131,6 +138,10 @@ class CrossEntropy(Loss):
                 f"cross_entropy needs a weight for each of {logits.shape[1]} classes, got {len(self.weights)}"
             )
         return logits.new_tensor(self.weights)
+
+    def check(self, classes: int) -> None:
+        """Weights are one a class."""
+        _require_one_each(self, "weights", self.weights, classes)
 
     def resolved(self, frequencies: Callable[[], Sequence[float]]) -> Self:
         """With the weights of the classes; those that were given stay. A class that no image has gets 1.
@@ -232,6 +243,10 @@ class Focal(Loss):
     gamma: float = setting(2.0, "How much less easy examples count; 0 is cross-entropy.", ge=0)
     alpha: tuple[float, ...] | None = setting(None, "What each class counts. [1]", ge=0)
 
+    def check(self, classes: int) -> None:
+        """Alpha is one number a class."""
+        _require_one_each(self, "alpha", self.alpha, classes)
+
     def __call__(self, logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
         """The mean.
 
@@ -288,6 +303,13 @@ def total(
         extra = {"smoothing": smoothing} if isinstance(loss, CrossEntropy) else {}
         found = found + loss.weight * loss(logits, labels, weights, **extra)
     return found
+
+
+def _require_one_each(loss: Loss, name: str, numbers: Sequence[float] | None, classes: int) -> None:
+    if numbers is not None and len(numbers) != classes:
+        raise Misuse(
+            f"loss {loss.name}: {name} needs a number for each of {classes} classes, got {len(numbers)}"
+        )
 
 
 def _wide(logits: Tensor) -> Tensor:

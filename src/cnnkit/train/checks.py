@@ -6,6 +6,7 @@ from rich.console import Console
 
 from cnnkit import data as datasets
 from cnnkit.data import DataSet, Examination
+from cnnkit.data.balance import balance
 from cnnkit.errors import Failure, Misuse
 from cnnkit.registry import Spec
 from cnnkit.train.recipe import Recipe
@@ -33,7 +34,7 @@ SHAPES = {
 
 
 def check_task(recipe: Recipe, spec: Spec, data: DataSet) -> None:
-    """Refuse a network on the data of another task, and settings that say nothing of this one.
+    """Refuse a network on the data of another task, and settings that say nothing of this one or its classes.
 
     Raises:
         Misuse: naming both.
@@ -50,6 +51,7 @@ def check_task(recipe: Recipe, spec: Spec, data: DataSet) -> None:
     for loss in recipe.loss:
         if data.task == "segment" and not loss.of_pixels:
             raise Misuse(f"the loss {loss.name} is not for networks to {data.task}; leave it out")
+        loss.check(len(data.classes))
 
 
 def check_weights(recipe: Recipe) -> None:
@@ -96,7 +98,8 @@ def check_classes(data: DataSet) -> None:
     """Refuse data that cannot be trained on.
 
     Raises:
-        Failure: no training part, an empty part, one class only, or a class without training images.
+        Failure: no training part, an empty part or one whose pixels are all ignored, one class only, or a
+            class without training images.
     """
     if "train" not in data.parts:
         raise Failure(f"{data.source} has no training part, only {', '.join(data.parts)}")
@@ -105,6 +108,11 @@ def check_classes(data: DataSet) -> None:
     for name, part in data.parts.items():
         if not len(part):
             raise Failure(f"the {name} part of {data.source} has no image; add some, or remove the folder")
+        if part.masks is not None and all(balance(part, data.classes).empty):
+            raise Failure(
+                f"no pixel of the {name} part of {data.source} counts, all are ignored; look at its masks, "
+                f"and at what their values mean"
+            )
     if data.task != "classify":
         return
     if absent := set(range(len(data.classes))) - set(data.parts["train"].labels):

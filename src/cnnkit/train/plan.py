@@ -180,11 +180,13 @@ def _check_weak(recipe: Recipe, data: DataSet, to: Preprocessing, transfer: Tran
     """Refuse images without masks where the network says nothing of whole images.
 
     Raises:
-        Misuse: naming networks that do.
+        Misuse: the network names no classes.
     """
+    if recipe.mask_share is None:
+        return
     with torch.device("meta"):
         network = fresh(recipe, data, to, transfer)
-    if recipe.mask_share is not None and getattr(network, "aux", None) is not True:
+    if getattr(network, "aux", None) is not True:
         raise Misuse(
             f"--mask-share leaves images whose classes alone are known, and {recipe.model} names none; use "
             f"decouplednet or co_cnn_iccv2015 with --set arguments.aux=true"

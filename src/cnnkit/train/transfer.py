@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from cnnkit.errors import Misuse
 from cnnkit.models import create, spec
-from cnnkit.models.segment.trunks import start_from
+from cnnkit.models.segment.trunks import start_from, weighted_layers
 from cnnkit.registry import Spec
 from cnnkit.surgery.changes import replay
 from cnnkit.surgery.head import freeze, head_of, names_of_stages, replace_head
@@ -35,7 +35,8 @@ class Transfer:
         surgery: changes that the network has had since it was built.
         rows: for each new class the old one that its part of the head starts as, or nothing.
         alike: names of those old classes.
-        filled: layers that were filled, where only a part of the network was.
+        filled: layers that were filled and are no head, where a network has no one layer for its head.
+        whole: whether all layers were filled, those besides `filled` too.
     """
 
     source: str
@@ -48,6 +49,7 @@ class Transfer:
     rows: list[int] = field(default_factory=list)
     alike: list[str] = field(default_factory=list)
     filled: list[str] = field(default_factory=list)
+    whole: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as they are stored."""
@@ -56,7 +58,7 @@ class Transfer:
     def told(self, model: str, freezing: str | None, factor: float) -> str:
         """What a person should know before the first step."""
         told = [f"weights of {model} from {self.source}"]
-        if self.filled:
+        if self.filled and not self.whole:
             filled = f"{self.filled[0]} to {self.filled[-1]}"
             told = [f"{len(self.filled)} layers of {model}, {filled}, from {self.source}"]
         if self.head:
@@ -90,8 +92,8 @@ def carry(
     arguments = {**loaded.arguments, "num_classes": len(classes)}
     surgery = list(loaded.document.surgery) if loaded.document else []
     head, filled, network = "", list[str](), loaded.model
-    if not same and spec(loaded.name).task == "segment":
-        network, filled = _refitted(loaded, arguments, surgery)
+    if spec(loaded.name).task == "segment":
+        network, filled = _refitted(loaded, arguments, surgery, same)
     elif not same:
         head = _new_head(loaded, arguments, surgery, rows)
     return network, Transfer(
@@ -105,6 +107,7 @@ def carry(
         list(rows),
         [loaded.classes[row] if loaded.classes else f"class {row}" for row in rows],
         filled,
+        whole=same and bool(filled),
     )
 
 
@@ -118,10 +121,11 @@ def begin(
     """
     network = whole.build(**arguments)
     filled = start_from(network, classifier.model)
-    if not filled:
+    if 2 * len(filled) < (count := len(weighted_layers(classifier.model)) - 1):
         raise Misuse(
-            f"{whole.name} does not begin as {classifier.name} does, so --backbone-weights {source} fills "
-            f"none of its layers; `cnnkit models {whole.name}` names what it is built on"
+            f"{whole.name} does not begin as {classifier.name} does: --backbone-weights {source} fills "
+            f"{len(filled)} layers with those of its {count}; `cnnkit models {whole.name}` names what it is "
+            f"built on"
         )
     about = {"backbone": classifier.name, **classifier.provenance}
     return network, Transfer(
@@ -135,19 +139,33 @@ def _absolute(source: str) -> str:
 
 @torch.no_grad()
 def _refitted(
-    loaded: Loaded, arguments: Mapping[str, Any], surgery: Sequence[Mapping[str, Any]]
+    loaded: Loaded, arguments: Mapping[str, Any], surgery: Sequence[Mapping[str, Any]], same: bool
 ) -> tuple[nn.Module, list[str]]:
-    """The network for other classes with all weights whose shapes they leave alone, and those layers."""
+    """The network with all weights but those that score classes, and the layers that score none.
+
+    Args:
+        same: whether the classes are those of the weights, so that what scores them is carried over too.
+    """
     network = replay(create(loaded.name, **arguments), surgery)
     theirs = loaded.model.state_dict()
+    scores = _scores(loaded.name, arguments, surgery)
     layers: dict[str, bool] = {}
     for name, value in network.state_dict().items():
         layer = name.rpartition(".")[0]
-        fits = theirs[name].shape == value.shape
-        layers[layer] = layers.get(layer, True) and fits
-        if fits:
+        layers[layer] = layer not in scores
+        if same or layers[layer]:
             value.copy_(theirs[name])
-    return network, [layer for layer, whole in layers.items() if whole]
+    return network, [layer for layer, kept in layers.items() if kept]
+
+
+def _scores(name: str, arguments: Mapping[str, Any], surgery: Sequence[Mapping[str, Any]]) -> set[str]:
+    """Layers that have other shapes where there is one class more."""
+    with torch.device("meta"):
+        own, other = (
+            replay(create(name, **{**arguments, "num_classes": count}), surgery).state_dict()
+            for count in (arguments["num_classes"], arguments["num_classes"] + 1)
+        )
+    return {key.rpartition(".")[0] for key, value in own.items() if other[key].shape != value.shape}
 
 
 def _new_head(
@@ -214,8 +232,8 @@ def levels(network: nn.Module, head: str = "", filled: Sequence[str] = ()) -> li
 
     Args:
         head: the layer that makes the logits, where it is known.
-        filled: layers that were carried over, where they are only a part; there are two levels then, what is
-            new and these.
+        filled: layers that were carried over and are no head, where there is no one layer for it; there are
+            two levels then, the others and these.
     """
     parameters = dict(network.named_parameters())
     if filled:
@@ -280,7 +298,8 @@ def hold(network: nn.Module, part: str | None, filled: Sequence[str] = ()) -> No
     """Freeze what the recipe says.
 
     Args:
-        filled: layers that were carried over, where they are only a part; `features` are these.
+        filled: layers that were carried over and are no head, where there is no one layer for it; `features`
+            are these.
 
     Raises:
         Misuse: the network has no such part.

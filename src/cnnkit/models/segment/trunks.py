@@ -90,8 +90,8 @@ def start_from(network: nn.Module, classifier: nn.Module) -> list[str]:
     Returns:
         The layers of the network that were filled, the first first; empty where nothing fits.
     """
-    theirs = [m for _, m in _layers(classifier)]
-    ours = _layers(network)
+    theirs = [m for _, m in weighted_layers(classifier)]
+    ours = weighted_layers(network)
     if not any(isinstance(m, nn.BatchNorm2d) for m in theirs):
         ours = [(name, m) for name, m in ours if not isinstance(m, nn.BatchNorm2d)]
     filled = []
@@ -105,7 +105,8 @@ def start_from(network: nn.Module, classifier: nn.Module) -> list[str]:
     return filled
 
 
-def _layers(network: nn.Module) -> list[tuple[str, nn.Module]]:
+def weighted_layers(network: nn.Module) -> list[tuple[str, nn.Module]]:
+    """Convolutions, linear layers and batch norms by name, in their order."""
     kinds = (nn.Conv2d, nn.Linear, nn.BatchNorm2d)
     return [(name, m) for name, m in network.named_modules() if isinstance(m, kinds)]
 
