@@ -45,7 +45,8 @@ FREE = Cost(0, 0)
 
 def convolution(out: Value, x: Value, weight: Value, bias: Value | None = None, *_: Any, **__: Any) -> Cost:
     """Each result sums over the kernel and the channels of its group."""
-    return Cost(out.numel * math.prod(weight.shape[1:]), out.numel if bias is not None else 0)
+    read = weight.numel // (weight.shape[0] or 1)
+    return Cost(out.numel * read, out.numel if bias is not None else 0)
 
 
 def transposed(out: Value, x: Value, weight: Value, bias: Value | None = None, *_: Any, **__: Any) -> Cost:

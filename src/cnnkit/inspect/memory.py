@@ -157,7 +157,8 @@ def training(trace: Trace) -> Training:
 
 def dropped(trace: Trace) -> int:
     """Bytes of the masks of dropouts, which do nothing in a trace."""
-    calls = [call for call in trace.calls if isinstance(call.module, nn.modules.dropout._DropoutNd)]
+    kind = nn.modules.dropout._DropoutNd
+    calls = [call for call in trace.calls if isinstance(call.module, kind)]
     return sum(out.nbytes for call in calls for out in call.outs if call.module.p)
 
 

@@ -91,13 +91,11 @@ def unpooled(walk: Walk, node: Node, x: Value, places: Value, size: Any) -> Foun
 def adaptive(walk: Walk, node: Node, x: Value, size: Any) -> Found:
     """Bins over the image; a single bin reads it all."""
     rank = len(each(size, 1))
-    first, field = len(x.shape) - rank, walk.of[x]
-    for dim in range(first, len(x.shape)):
-        results = node.outs[0].shape[dim]
-        if results == 1:
-            field = walk.mixed(field, (dim,))
-        elif results != x.shape[dim]:
-            field = along(field, dim, Line.adaptive, results)
+    results, dims = node.outs[0].shape, range(len(x.shape) - rank, len(x.shape))
+    field = walk.mixed(walk.of[x], [dim for dim in dims if results[dim] == 1])
+    for dim in dims:
+        if 1 != results[dim] != x.shape[dim]:
+            field = along(field, dim, Line.adaptive, results[dim])
     return field
 
 

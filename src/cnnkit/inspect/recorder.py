@@ -91,12 +91,14 @@ class Recorder(Tensors, TorchDispatchMode):  # type: ignore[no-untyped-call]
         if found is None:
             return None
         func, shape, args, inputs = found
+        op = self.operators.get(id(func)) or self.operator(func)
         call = self.opened(path, module)
-        made = self._made(
-            self.operators.get(id(func)) or self.operator(func), call, x, shape, args, NOTHING, inputs
-        )
-        call.outs = (made,)
-        return made
+        if op.mutates:
+            call.outs = (self._write(op, call, args, NOTHING, inputs, x),)
+        else:
+            node = self._made(op, path, x, shape, args, NOTHING, inputs)
+            call.items, call.outs = [node], node.outs
+        return call.outs[0]
 
     def opened(self, path: str, module: nn.Module) -> Call:
         """A call that begins inside of the present one."""
@@ -115,29 +117,35 @@ class Recorder(Tensors, TorchDispatchMode):  # type: ignore[no-untyped-call]
         shape = op.shape(*lifted, **kwargs)
         if shape is None or (op.mutates and shape != first.shape):
             return None
-        return self.shown(self._made(op, self.call, first, shape, lifted, kwargs, values_in(lifted)))
+        call, inputs = self.call, values_in(lifted)
+        if op.mutates:
+            return self.shown(self._write(op, call, lifted, kwargs, inputs, first))
+        node = self._made(op, call.path, first, shape, lifted, kwargs, inputs)
+        call.items.append(node)
+        return self.shown(node.outs[0])
 
     def _made(
         self,
         op: Operator,
-        call: Call,
+        path: str,
         first: Value,
         shape: tuple[int, ...],
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         inputs: tuple[Value, ...],
-    ) -> Value:
-        """What an operator makes, of its first argument's type; a new value of that where it writes to it."""
-        if op.mutates:
-            return self._write(op, call, args, kwargs, inputs, first)
+    ) -> Node:
+        """An operator with a rule, whose one result is new and of its first argument's type."""
+        dtype = first.dtype
         numel = first.numel if shape is first.shape else math.prod(shape)
-        size = numel * first.dtype.itemsize
-        self.alive += size
-        if self.alive > self.peak:
-            self.peak = self.alive
-        value = Value(shape, first.dtype, numel, size, "computed", "", False, None, None, None, 1)
-        self._note(op, call, args, kwargs, inputs, (value,), size)
-        return value
+        size = numel * dtype.itemsize
+        self.alive = alive = self.alive + size
+        if alive > self.peak:
+            self.peak = alive
+        outs = (Value(shape, dtype, numel, size, "computed", "", False, None, None, None, 1),)
+        data = data_in(inputs)
+        node = Node(op.name, op.func, op.pointwise, args, kwargs, inputs, data, outs, path, size)
+        self.nodes.append(node)
+        return node
 
     def shown(self, value: Value) -> Tensor:
         """The tensor of a value, which the network's own code has to see."""

@@ -70,4 +70,4 @@ def spans(found: Fields | None, value: Value) -> tuple[Span, ...]:
     field = found.of.get(value) if found is not None else None
     if found is None or field is None:
         return ()
-    return tuple([span(axis, size) for axis, size in zip(field, found.sizes, strict=True)])
+    return tuple(map(span, field, found.sizes))

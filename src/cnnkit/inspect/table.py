@@ -169,6 +169,7 @@ class Builder:
     def __init__(self, traced: Trace, found: Fields | None, local: Fields | None) -> None:
         self.fields, self.local = found, local
         self.of = {} if found is None else found.of
+        self.bare = {} if local is None else local.of
         self.seen: dict[tuple[int, int], tuple[tuple[Span, ...], tuple[Span, ...]]] = {}
         self.uncounted: dict[str, int] = {}
         self.weighted = 0
@@ -231,15 +232,12 @@ class Builder:
 
     def spans(self, value: Value) -> tuple[tuple[Span, ...], tuple[Span, ...]]:
         """The receptive field of a value, with global context and, where that differs, without."""
-        field = self.of.get(value)
-        if field is None:
-            return (), ()
-        bare = None if self.local is None else self.local.of.get(value)
-        key = id(field), id(bare)
-        if key not in self.seen:
+        key = id(self.of.get(value)), id(self.bare.get(value))
+        found = self.seen.get(key)
+        if found is None:
             full, local = spans(self.fields, value), spans(self.local, value)
-            self.seen[key] = full, local if local != full else ()
-        return self.seen[key]
+            self.seen[key] = found = full, local if local != full else ()
+        return found
 
     def unused(self, traced: Trace, depth: int | None) -> list[Row]:
         """A row for each module with parameters that nothing used."""

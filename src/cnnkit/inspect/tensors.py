@@ -51,11 +51,10 @@ class Tensors:
             if type(tensor) in UNSHAPED:
                 kind = type(module).__name__
                 raise TraceError(f"layer {path!r} ({kind}) has no shape yet: run the network once before")
-            value = Value(
-                tensor.shape, tensor.dtype, tensor.numel(), tensor.nbytes, "parameter", before + name
+            shape, dtype, numel = tensor.shape, tensor.dtype, tensor.numel()
+            values[id(tensor)] = value = Value(
+                shape, dtype, numel, tensor.nbytes, "parameter", before + name, tensor.requires_grad
             )
-            value.trainable = tensor.requires_grad
-            values[id(tensor)] = value
             self.parameters.append(value)
 
     def adopt(self, tensor: Tensor, source: Source, name: str = "") -> Value:

@@ -103,7 +103,7 @@ class Walk:
             field = self.of.get(value)
             if field is None:
                 continue
-            if value.shape != out.shape:
+            if value.shape != out.shape and field is not self.image:
                 field = tuple(self._broadcast(axis, value, out, rank) for axis in field)
             found = field if found is None or found is field else self.united(found, field)
         return found
@@ -111,7 +111,7 @@ class Walk:
     def united(self, a: Field, b: Field) -> Field:
         """What either sees, along all axes."""
         found = tuple(map(self.union, a, b))
-        return self.image if all(map(is_, found, self.image)) else found
+        return next((known for known in (self.image, a, b) if all(map(is_, found, known))), found)
 
     def _broadcast(self, axis: Axis, value: Value, out: Value, rank: int) -> Axis:
         ahead = rank - len(value.shape)
@@ -125,11 +125,11 @@ class Walk:
         return self.image if all(map(is_, found, self.image)) else found
 
     def _mix(self, axis: Axis, whole: Axis, dims: tuple[int, ...]) -> Axis:
+        if not self.context and axis.dims and axis.line.pattern is not None and axis.dims[-1] in dims:
+            return whole  # summed along the image
         found = axis.united(dims)
-        if not self.context and axis.dims:
-            runs_along_image = axis.line.pattern is not None and axis.dims[-1] in dims
-            if runs_along_image or not found.dims:
-                return whole
+        if not self.context and axis.dims and not found.dims:
+            return whole
         if not found.dims and (found.line.lo, found.line.hi) == (whole.line.lo, whole.line.hi):
             return whole
         return found
