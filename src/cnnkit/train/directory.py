@@ -15,7 +15,7 @@ from typing import Any
 
 import tomli_w
 import torch
-from filelock import FileLock, Timeout
+from filelock import BaseFileLock, FileLock, Timeout
 from torch import nn
 
 import cnnkit
@@ -147,19 +147,31 @@ class Directory:
         Raises:
             Misuse: another one does.
         """
+        lock = self._locked()
         try:
-            with FileLock(self.path / LOCK, timeout=PATIENCE):
-                yield
+            yield
+        finally:
+            lock.release()
+
+    def _require_free(self) -> None:
+        if (self.path / LOCK).exists():
+            self._locked().release()
+
+    def _locked(self) -> BaseFileLock:
+        """The run's lock, which this process holds now.
+
+        Raises:
+            Misuse: another one holds it.
+        """
+        lock = FileLock(self.path / LOCK, timeout=PATIENCE)
+        try:
+            lock.acquire()
         except Timeout:
             raise Misuse(
                 f"{self.path} is being trained by another process; wait for it, or name another folder with "
                 f"--output"
             ) from None
-
-    def _require_free(self) -> None:
-        if (self.path / LOCK).exists():
-            with self.held():
-                pass
+        return lock
 
     def write(self, name: str, text: str) -> None:
         """One text file, all or nothing."""
