@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -13,15 +14,15 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Mix(Part):
+class Mix(Part, ABC):
     """A way to mix a batch with a permutation of itself."""
 
     alpha: float = setting(1.0, "The weight is drawn from Beta(alpha, alpha).", gt=0)
     share: float = setting(1.0, "Share of the batches that are mixed.", gt=0, le=1)
 
+    @abstractmethod
     def __call__(self, images: Tensor, targets: Tensor, random: Generator) -> tuple[Tensor, Tensor]:
         """Images (N, C, H, W) and targets (N, K), mixed."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True, kw_only=True)
