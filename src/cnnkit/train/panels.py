@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import tomli_w
+from markupsafe import Markup
 from torch import nn
 
 from cnnkit.data import DataSet
@@ -87,7 +88,10 @@ def _curves(history: Sequence[Mapping[str, float]], best: str) -> Panel:
         charts[best] = {"val": [row[f"val/{best}"] for row in history]}
     charts["Learning rate"] = {"lr": [row["lr"] for row in history]}
     note = "Training figures are of the augmented images, while the weights were still changing."
-    return Panel("Curves", chart(curves(charts, [row["epoch"] for row in history], "epoch")), note)
+    epochs, titles = [row["epoch"] for row in history], list(charts)
+    rows = [titles] if len(titles) < 4 else [titles[:2], titles[2:]]
+    drawn = [chart(curves({title: charts[title] for title in row}, epochs, "epoch")) for row in rows]
+    return Panel("Curves", Markup("").join(drawn), note)
 
 
 def _found(directory: Directory) -> list[Panel]:
