@@ -1,5 +1,6 @@
-"""Every registered network with inputs that fit it."""
+"""Every registered network with inputs that fit it, and networks made of functions."""
 
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -13,6 +14,20 @@ from cnnkit.models import specs
 from cnnkit.registry import Spec
 
 SPECS = {spec.name: spec for spec in specs()}
+
+
+class Chain(nn.Module):
+    """Functions one after another."""
+
+    def __init__(self, *functions: Callable[..., Tensor], uses: Iterable[nn.Module] = ()) -> None:
+        super().__init__()
+        self.functions = functions
+        self.parts = nn.ModuleList([*(f for f in functions if isinstance(f, nn.Module)), *uses])
+
+    def forward(self, x: Tensor) -> Tensor:
+        for function in self.functions:
+            x = function(x)
+        return x
 
 
 def example(spec: Spec, *, batch: int = 1, device: str = "meta") -> tuple[Any, ...]:

@@ -1,6 +1,5 @@
 """Receptive fields, by arithmetic and by the support of gradients."""
 
-from collections.abc import Callable, Iterable
 from fractions import Fraction
 from typing import NamedTuple
 
@@ -15,23 +14,9 @@ from cnnkit.inspect.spans import Span
 from cnnkit.inspect.table import Row, table
 from cnnkit.inspect.trace import trace
 
-from .networks import SPECS, built
+from .networks import SPECS, Chain, built
 
 torchvision = pytest.importorskip("torchvision")
-
-
-class Chain(nn.Module):
-    """Functions one after another."""
-
-    def __init__(self, *functions: Callable[..., Tensor], uses: Iterable[nn.Module] = ()) -> None:
-        super().__init__()
-        self.functions = functions
-        self.parts = nn.ModuleList([*(f for f in functions if isinstance(f, nn.Module)), *uses])
-
-    def forward(self, x: Tensor) -> Tensor:
-        for function in self.functions:
-            x = function(x)
-        return x
 
 
 def last_row(module: nn.Module, *inputs: Tensor) -> Row:

@@ -1,6 +1,6 @@
 """Receptive fields by two routes: arithmetic, and the support of gradients."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -15,23 +15,9 @@ from cnnkit.inspect.receptive import fields
 from cnnkit.inspect.spans import spans
 from cnnkit.inspect.trace import trace
 
-from .networks import SPECS, built
+from .networks import SPECS, Chain, built
 
 torchvision = pytest.importorskip("torchvision")
-
-
-class Chain(nn.Module):
-    """Functions one after another."""
-
-    def __init__(self, *functions: Callable[..., Tensor], uses: Iterable[nn.Module] = ()) -> None:
-        super().__init__()
-        self.functions = functions
-        self.parts = nn.ModuleList([*(f for f in functions if isinstance(f, nn.Module)), *uses])
-
-    def forward(self, x: Tensor) -> Tensor:
-        for function in self.functions:
-            x = function(x)
-        return x
 
 
 def disagreements(module: nn.Module, *inputs: Tensor, **how: Any) -> list[Any]:
