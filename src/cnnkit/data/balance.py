@@ -70,7 +70,7 @@ def frequencies(part: Part, classes: Sequence[str]) -> tuple[float, ...]:
 
     Where images have one class each, its images as a share of all.
 
-    Eigen & Fergus 2015, arXiv:1411.4734, section 6.3.2, weigh a class by the median of these over its own.
+    Eigen & Fergus 2015, arXiv:1411.4734, weigh a class by the median of these over its own.
     """
     if part.masks is None:
         return tuple(list(part.labels).count(i) / len(part) for i in range(len(classes)))

@@ -6,8 +6,8 @@ Ronneberger, Fischer & Brox, MICCAI 2015, arXiv:1505.04597, eq. 2: w_c balances 
 distances to the nearest and the second nearest cell.
 
 Departures: cells are the connected pieces of one class, corners do not connect; the paper has masks of every
-cell. The second term is for pixels outside of cells, as in the authors' own training scripts; eq. 2 does not
-say. In a mask that was cut, a cell whose pieces are apart counts as several.
+cell. The second term is for pixels outside of cells, which eq. 2 does not say. In a mask that was cut, a
+cell whose pieces are apart counts as several.
 """
 
 from collections.abc import Sequence

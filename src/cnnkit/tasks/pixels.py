@@ -73,8 +73,8 @@ class PixelScores:
         """F1 of the borders: of an image the mean over its classes, then the mean over the images.
 
         Csurka et al., BMVC 2013: a border pixel is right where the same class has a border pixel in the
-        other mask less than 0.75 % of the diagonal away. A class counts in an image where it has a border in
-        truth or prediction.
+        other mask less than 0.75 % of the diagonal away (strictly, which is ours). A class
+        counts in an image where it has a border in truth or prediction.
         """
         found, there = _border_f1(self.borders)
         each = (found * there).sum(1) / there.sum(1)
