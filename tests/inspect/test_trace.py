@@ -1,7 +1,7 @@
 """What a trace sees, what it leaves alone, and what it says when it cannot go on."""
 
 import gc
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,10 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from cnnkit.inspect.failure import TraceError
-from cnnkit.inspect.graph import Trace
-from cnnkit.inspect.table import table
+from cnnkit.inspect.graph import Call, Node, Trace, Value
+from cnnkit.inspect.lines import Line
+from cnnkit.inspect.recorder import Recorder
+from cnnkit.inspect.table import Row, Table, table
 from cnnkit.inspect.trace import trace
 
 from .networks import figures
@@ -133,6 +135,14 @@ def test_a_forward_of_ones_own_is_run() -> None:
     model = nn.Sequential(nn.ReLU())
     model[0].forward = torch.sigmoid
     assert ops(trace(model, torch.zeros(1, 3))) == ["sigmoid"]
+
+
+def test_a_sequential_with_an_order_of_its_own_is_run() -> None:
+    class Backwards(nn.Sequential):
+        def __iter__(self) -> Iterator[nn.Module]:
+            return reversed(list(super().__iter__()))
+
+    assert ops(trace(Backwards(nn.ReLU(), nn.Tanh()), torch.zeros(1, 3))) == ["tanh", "relu"]
 
 
 def test_a_call_of_ones_own_is_run() -> None:
@@ -318,13 +328,16 @@ def test_memory_does_not_grow_with_the_parameters(device: str, width: int) -> No
     assert resident("VmHWM") - before < 4e6
 
 
-def test_a_trace_does_not_refer_to_itself() -> None:
-    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(inplace=True))
-    trace(model, torch.zeros(1, 3, 8, 8))
+def test_nothing_that_a_table_is_made_of_waits_for_the_garbage_collector() -> None:
+    branches = [nn.Sequential(nn.Conv2d(3, 3, k, padding=k // 2), nn.ReLU(inplace=True)) for k in (1, 3, 5)]
+    model = Lambda(lambda x, a, b, c: a(x) + b(x) + c(x + b(x)) + x, *branches)
+    images = torch.zeros(1, 3, 8, 8)
+    table(trace(model, images))
     gc.collect()
     gc.disable()
     try:
-        trace(model, torch.zeros(1, 3, 8, 8))
-        assert not [o for o in gc.get_objects() if type(o) is Trace]
+        _ = table(trace(model, images)).training
+        left = {type(o) for o in gc.get_objects()} & {Trace, Node, Call, Value, Recorder, Table, Row, Line}
+        assert not left
     finally:
         gc.enable()

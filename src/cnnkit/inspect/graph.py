@@ -96,8 +96,12 @@ def values_in(args: Iterable[Any]) -> tuple[Value, ...]:
 
 def data_in(inputs: tuple[Value, ...]) -> tuple[Value, ...]:
     """The values that are no parameters and no constants."""
-    if len(inputs) == 1 and inputs[0].source in DATA:
-        return inputs
+    if inputs and inputs[0].source in DATA:
+        for value in inputs[1:]:
+            if value.source != "parameter":
+                break
+        else:
+            return inputs[:1]
     return tuple([v for v in inputs if v.source in DATA])
 
 

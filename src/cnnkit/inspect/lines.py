@@ -10,6 +10,7 @@ differently in s phases.
 from __future__ import annotations
 
 import math
+import weakref
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import lru_cache
@@ -160,7 +161,7 @@ def adaptive_taps(inputs: int, results: int) -> Taps:
     return Taps.of(np.where(reads < stop[:, None], reads, -1), inputs)
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, weakref_slot=True)
 class Line:
     """What a tensor sees along one axis of the image.
 
@@ -239,13 +240,14 @@ class Line:
         """What either sees; the arrays are of equal rank."""
         if self is other:
             return self
-        if id(other) not in self.memo:
+        known = self.memo.get(id(other))
+        if known is None or known[0]() is not other:
             pattern = self.pattern and other.pattern and self.pattern.union(other.pattern)
             lo, hi = np.minimum(self.lo, other.lo), np.maximum(self.hi, other.hi)
             both = self.monotone and other.monotone
             line = Line(lo, hi, pattern, True) if both else Line.of(lo, hi, pattern)
-            self.memo[id(other)] = line, other  # the other lives as long as its id is used
-        return self.memo[id(other)][0]
+            known = self.memo[id(other)] = weakref.ref(other), line  # which may know this one
+        return known[1]
 
     def united(self, axis: int) -> Line:
         """With one axis of the array reduced to its hull."""

@@ -24,9 +24,10 @@ def moved(node: Node) -> int:
     if node.op == "embedding":
         return 2 * node.outs[0].nbytes + node.args[1].nbytes
     total = 0
-    for values in (node.inputs, node.outs):
-        for value in values:
-            total += value.nbytes
+    for value in node.inputs:
+        total += value.nbytes
+    for value in node.outs:
+        total += value.nbytes
     return total
 
 
@@ -99,14 +100,6 @@ def kept(node: Node) -> tuple[Sequence[Value], int]:
 PASSES = names("add sub dropout")
 
 
-@dataclass(slots=True)
-class Gradient:
-    """A gradient on its way, which several values may share."""
-
-    nbytes: int
-    holders: int = 1
-
-
 @dataclass(frozen=True, slots=True)
 class Training:
     """Memory of activations in a training step.
@@ -137,10 +130,8 @@ def training(trace: Trace) -> Training:
         total += extra
         for value in values:
             owner = value.base or value
-            if owner in alive:
-                alive[owner] += 1
-            else:
-                alive[owner] = 1
+            times = alive[owner] = alive.get(owner, 0) + 1
+            if times == 1:
                 total += owner.nbytes
     backward = Backward(total)
     backward.begin([out for out in trace.root.outs if out in learned])
@@ -158,7 +149,7 @@ def training(trace: Trace) -> Training:
 def dropped(trace: Trace) -> int:
     """Bytes of the masks of dropouts, which do nothing in a trace."""
     kind = nn.modules.dropout._DropoutNd
-    calls = [call for call in trace.calls if isinstance(call.module, kind)]
+    calls = [call for call in trace.calls if not call.items and isinstance(call.module, kind)]
     return sum(out.nbytes for call in calls for out in call.outs if call.module.p)
 
 
@@ -167,15 +158,22 @@ class Backward:
 
     Args:
         held: bytes that the forward pass kept.
+
+    Attributes:
+        flowing: bytes of gradients of activations.
+        peak: the most that there were of both.
+        of: for each value with a gradient the one that it was made for, which differs where it is shared.
+        holders: how many values have a gradient that is shared, by the one that it was made for.
     """
 
     def __init__(self, held: int) -> None:
         self.held, self.flowing, self.peak = held, 0, held
-        self.of: dict[Value, Gradient] = {}
+        self.of: dict[Value, Value] = {}
+        self.holders: dict[Value, int] = {}
 
     def begin(self, ends: Sequence[Value]) -> None:
         """The gradients of what the network returned."""
-        self.of = {out: Gradient(out.nbytes) for out in ends}
+        self.of = {out: out for out in ends}
         self.flowing = sum(out.nbytes for out in self.of)
         self.peak = max(self.peak, self.held + self.flowing)
 
@@ -184,11 +182,10 @@ class Backward:
 
         It may be the same one, shared; one that is there already is added to.
         """
-        of = self.of
-        arrived = []
-        for out in node.outs:
-            if out in of:
-                arrived.append(of.pop(out))
+        of, outs, holders = self.of, node.outs, self.holders
+        arrived = [of.pop(outs[0])] if outs[0] in of else []
+        if len(outs) > 1:
+            arrived += [of.pop(out) for out in outs[1:] if out in of]
         if not arrived:
             return
         moves = not node.allocated and node.op in MOVES
@@ -196,15 +193,16 @@ class Backward:
         for value in node.data:
             if value in of or value not in learned:
                 continue
-            if through and (moves or value.shape == node.outs[0].shape):
-                of[value] = arrived[0]
-                arrived[0].holders += 1
+            if through and (moves or value.shape == outs[0].shape):
+                of[value] = made = arrived[0]
+                holders[made] = holders.get(made, 1) + 1
             else:
-                of[value] = Gradient(value.nbytes)
+                of[value] = value
                 self.flowing += value.nbytes
         if self.held + self.flowing > self.peak:
             self.peak = self.held + self.flowing
-        for gradient in arrived:
-            gradient.holders -= 1
-            if not gradient.holders:
-                self.flowing -= gradient.nbytes
+        for made in arrived:
+            if holders.get(made, 1) == 1:
+                self.flowing -= made.nbytes
+            else:
+                holders[made] -= 1

@@ -184,7 +184,10 @@ class Builder:
         level += 1
         for item in call.items:
             if type(item) is Call:
-                self.fill(rows, item, level, depth)
+                if item.is_leaf:
+                    rows.append(self.row(item, level, item.items))
+                else:
+                    self.fill(rows, item, level, depth)
             else:
                 row = self.row(item, level, (item,))
                 if row.params or row.macs or row.other or row.activations:

@@ -19,16 +19,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.module import _has_any_global_hook
-from torch.overrides import _get_current_function_mode_stack
-from torch.utils._device import DeviceContext
 from torch.utils._pytree import tree_leaves, tree_map
 
 from cnnkit.inspect import shapes
 from cnnkit.inspect.failure import TraceError, explain
 from cnnkit.inspect.graph import Trace, Value
 from cnnkit.inspect.recorder import Recorder, hollow
-from cnnkit.inspect.shortcuts import SHORTCUTS, Shortcut
+from cnnkit.inspect.survey import Known, surveyed
 
 #: `nn.Module` is changed while a trace runs, so there is one at a time.
 LOCK = RLock()
@@ -148,91 +145,6 @@ def greet(recorder: Recorder, module: nn.Module, inputs: Any, keywords: Mapping[
                 recorder.adopt(tensor, "input", name if isinstance(given, Tensor) else f"{name}[{i}]")
             )
     return found
-
-
-#: Of a module: its path, how to answer for it, and what to call for it, if not just its forward.
-Known = tuple[str, Shortcut | None, Callable[..., Any] | None]
-UNKNOWN: Known = "", None, None
-Surveyed = tuple[dict[int, Known], set[type[nn.Module]]]
-
-
-@contextmanager
-def surveyed(recorder: Recorder, module: nn.Module) -> Iterator[Surveyed]:
-    """What to know of each module by its id, and their classes; meanwhile all are in evaluation mode."""
-    training: list[nn.Module] = []
-    try:
-        yield survey(recorder, module, training)
-    finally:
-        for part in training:
-            part.__dict__["training"] = True
-
-
-def survey(recorder: Recorder, module: nn.Module, training: list[nn.Module]) -> Surveyed:
-    """What to know of each module. Where somebody listens to functions or modules, all of them are run.
-
-    Args:
-        recorder: learns the parameters.
-        module: the network.
-        training: gets the modules that were in training mode.
-    """
-    modes = _get_current_function_mode_stack()  # type: ignore[no-untyped-call]
-    listened: bool = _has_any_global_hook()  # type: ignore[no-untyped-call]
-    heard = listened or any(not isinstance(mode, DeviceContext) for mode in modes)
-    shortcuts = SHORTCUTS if recorder.rules and not heard else {}
-    known: dict[int, Known] = {}
-    chained = chain(recorder, known) if shortcuts else None
-    found = [("", module)]
-    for path, part in found:  # grows meanwhile, a parent before its children
-        if id(part) in known:
-            continue
-        own, kind = part.__dict__, type(part)
-        parts = own["_modules"]
-        if listened or own["_forward_hooks"] or own["_forward_pre_hooks"]:
-            known[id(part)] = path, None, nn.Module.__call__
-        elif kind in shortcuts and "forward" not in own:
-            known[id(part)] = path, shortcuts[kind], None
-        elif "_orig_mod" in parts:  # compiled, which a trace has to see through
-            known[id(part)] = path, None, uncompiled
-        elif getattr(kind, "forward", None) is nn.Sequential.forward and "forward" not in own:
-            known[id(part)] = path, None, chained
-        else:
-            known[id(part)] = path, None, None
-        if own.get("training"):
-            training.append(part)
-            own["training"] = False
-        if own["_parameters"]:
-            recorder.meet(path, part, own["_parameters"])
-        if parts:
-            before = path and path + "."
-            found += [(before + name, child) for name, child in parts.items() if child is not None]
-    return known, {type(part) for _, part in found}
-
-
-def uncompiled(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
-    """What torch.compile wraps."""
-    return self.get_submodule("_orig_mod")(*args, **kwargs)
-
-
-def chain(recorder: Recorder, known: Mapping[int, Known]) -> Callable[..., Any]:
-    """The forward of nn.Sequential, less the tensors that nobody else would see."""
-
-    def forward(self: nn.Sequential, input: Any) -> Any:
-        x, value = input, recorder.values.get(id(input))
-        for part in self:
-            path, short, _ = known.get(id(part), UNKNOWN)
-            made = recorder.quick(path, part, short, value) if short and value else None
-            if made is None or value is None:
-                x = part(recorder.shown(value) if x is None and value else x)
-                value = recorder.values.get(id(x))
-                continue
-            if made.tensor is None:
-                if x is None and made.memory is not value.memory:
-                    recorder.alive -= value.nbytes
-                x = None
-            value = made
-        return recorder.shown(value) if x is None and value else x
-
-    return forward
 
 
 @contextmanager

@@ -57,10 +57,10 @@ class Walk:
                 if data[0] not in of:
                     continue
                 first = of[data[0]]
-                if node.pointwise:
+                alike = first is image
+                if node.pointwise or (alike and len(node.outs) == 1 and node.op not in FORGETS):
                     of[node.outs[0]] = first
                     continue
-                alike = first is image
             else:
                 seen = [of[value] for value in data if value in of]
                 if not seen:
