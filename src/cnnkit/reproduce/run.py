@@ -62,9 +62,8 @@ class Outcome:
         found = list(self.scale.differences)
         usual = self.experiment.recipe(self.size, next(iter(self.trials))).get("data")
         if usual not in {None, self.source}:
-            found.append(
-                f"the data are {Path(self.source).name} as given with --data, in the place of {usual}"
-            )
+            given = Path(self.source).name
+            found.append(f"the data were given with --data ({given}), in the place of {usual} as it is")
         if any("test" not in run.summary for trial in self.trials.values() for run in trial.runs):
             found.append("the data have no test part, so the part that chose the checkpoint scores it")
         return found
