@@ -68,12 +68,15 @@ def _line(cells: list[str]) -> str:
 
 def plot(outcome: Outcome) -> Chart:
     """The error of each arm over the epochs, all seeds and their mean, and beside it what was measured."""
-    claim, judgement = outcome.judgements[0]
-    made, (left, right) = chart(10.4, 4.0, 2)
+    told = [
+        line
+        for claim, found in outcome.judgements
+        for line in wrap(f"{found.verdict}: {claim.says} ({found.reason}.) The paper: {claim.paper}", 140)
+    ]
+    made, (left, right) = chart(10.4, 3.7 + 0.18 * len(told), 2)
     _curves(left, outcome)
-    _points(right, outcome, claim.measure)
-    told = f"{judgement.verdict}: {claim.says} ({judgement.reason}.) The paper: {claim.paper}"
-    made.supxlabel("\n".join(wrap(told, 130)), fontsize=9, color=INK)
+    _points(right, outcome, outcome.experiment.claims[0].measure)
+    made.supxlabel("\n".join(told), fontsize=9, color=INK, x=0.02, ha="left")
     return made
 
 
@@ -113,7 +116,15 @@ def _points(axis: Axes, outcome: Outcome, measure: str) -> None:
     axis.set_ylim(bottom=0)
     axis.set_title(outcome.experiment.measures[measure].title, fontsize=11, color=INK, loc="left")
     if printed:
-        axis.legend(printed[:1], ["the paper"], frameon=False, fontsize=9)
+        axis.legend(  # above the axis, where it is no point of the plot
+            printed[:1],
+            ["the paper"],
+            frameon=False,
+            fontsize=9,
+            loc="lower right",
+            bbox_to_anchor=(1, 1),
+            borderaxespad=0,
+        )
 
 
 def write(outcome: Outcome, output: Path) -> None:
