@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -193,6 +194,20 @@ def test_fields_are_checked_and_a_difference_is_exit_code_3(
     assert code == 3
     assert "1 do not agree" in out
     assert "unit 1: pixels (0, 5) by rule, (0, 4) by gradient" in err
+
+
+def test_a_layer_that_is_called_twice_is_one_layer_in_a_check(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from cnnkit.inspect import questions
+    from cnnkit.inspect.check import Verdict
+
+    twice = 2 * [Verdict("stages.0", 0, i, (i, i + 2), (i, i + 2)) for i in (0, 3, 6)]
+    monkeypatch.setattr(questions, "check", lambda *a, **k: twice)
+    code, out, _ = run(capsys, "lenet5", "--check", "--layer", "stages.0")
+    assert code == 0
+    assert re.search(r"stages.0 +0 +0 3 6 +3 to 5 +agree", out)
+    assert "6 units of 1 layer: arithmetic" in out
 
 
 def test_the_effective_field_is_no_larger_than_the_theoretical(

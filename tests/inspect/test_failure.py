@@ -1,16 +1,25 @@
 """What a trace says when it cannot go on: one sentence that names the layer."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.utils.rnn import pack_padded_sequence
 
 from cnnkit.inspect.failure import TraceError
 from cnnkit.inspect.trace import trace
 
 from .networks import SPECS, built
+
+
+@torch.library.custom_op("cnnkit_tests::doubled", mutates_args=())
+def doubled(x: Tensor) -> Tensor:
+    """An operator of whose shape PyTorch knows nothing."""
+    return x * 2
 
 
 class Lambda(nn.Module):
@@ -85,10 +94,35 @@ SAID = {
     "a mask": Asked(
         Lambda(lambda x: x[x > 0]), (torch.zeros(1, 3, 8, 8),), r"layer 'part' .* numbers .*run=True"
     ),
+    "lengths": Asked(
+        Lambda(lambda x: pack_padded_sequence(x.flatten(2), torch.tensor([4]), batch_first=True)),
+        (torch.zeros(1, 3, 8, 8),),
+        r"layer 'part' .* numbers .*run=True",
+    ),
+    "an operator of ones own": Asked(
+        Lambda(lambda x: doubled(x)),
+        (torch.zeros(1, 3, 8, 8),),
+        r"layer 'part' .* only once it has run .*run=True",
+    ),
+    "a gradient": Asked(
+        Lambda(lambda x: torch.autograd.grad(x.sum(), x)),
+        (torch.zeros(1, 3, 8, 8),),
+        r"layer 'part' \(Lambda\) asks for gradients in its forward",
+    ),
+    "sparse": Asked(
+        Lambda(lambda x: torch.sparse.mm(torch.eye(6).to_sparse(), x[0, 0])),
+        (torch.zeros(1, 3, 8, 8),),
+        r"layer 'part' \(Lambda\) computes with sparse tensors",
+    ),
+    "a word that is not there": Asked(
+        Lambda(lambda x: functional.relu(x, bad=1)),
+        (torch.zeros(1, 3, 8, 8),),
+        r"'part' \(Lambda\) cannot .*'bad' \(test_failure.py:\d+: `Lambda",
+    ),
     "no input": Asked(
         nn.Identity(),
         (),
-        r"the network itself \(Net\) cannot be called .* missing a required argument: 'images'",
+        r"the network itself \(Net\) cannot be called .* missing a required argument: 'images'$",
     ),
     "shape unknown": Asked(
         nn.LazyConv2d(4, 3), (torch.zeros(1, 3, 8, 8),), r"layer 'part' .* has no shape yet"
@@ -107,6 +141,19 @@ def test_failures_are_one_sentence_that_names_the_layer(name: str) -> None:
     message = str(caught.value)
     assert "\n" not in message
     assert len(message) < 300
+
+
+def test_code_beside_pytorch_is_the_networks_own() -> None:
+    beside = Path(torch.__file__).parent.parent / "torchnetworks" / "part.py"
+    space: dict[str, Any] = {}
+    exec(compile("def choose(x):\n    return x if x.sum() > 0 else -x", str(beside), "exec"), space)
+    with pytest.raises(TraceError, match=r"\(part.py:2: ``\)"):
+        trace(Lambda(space["choose"]), torch.zeros(3))
+
+
+def test_a_list_of_an_inputs_numbers_is_not_there() -> None:
+    with pytest.raises(TraceError, match=r"decides by the numbers .*tolist\(\)"):
+        trace(Lambda(lambda x: x.tolist()), torch.zeros(3))
 
 
 def test_a_network_that_cannot_begin_is_left_in_training_mode() -> None:

@@ -67,6 +67,34 @@ def test_branches_are_drawn_as_blocks() -> None:
     assert {"×2", "×3", "×5", "56 × 56", "7 × 7", "vector", "linear 1000"} <= set(words(svg))
 
 
+def test_a_column_that_goes_down_and_up_again_says_how_far() -> None:
+    assert "392 × 392, inside to 28 × 28" in words(drawn("unet"))
+    assert not any(
+        "inside" in word for name in ("resnet50", "efficientnet_b0") for word in words(drawn(name))
+    )
+
+
+def test_maps_whose_channels_come_last_have_the_same_resolution() -> None:
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.patches, self.wide, self.narrow = nn.Conv2d(3, 8, 4, 4), nn.Linear(8, 32), nn.Linear(32, 8)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.patches(x).permute(0, 2, 3, 1)
+            return x + self.narrow(self.wide(x))
+
+    found = [
+        box for column in plan(trace(Block(), torch.zeros(1, 3, 24, 32))) for b in column for box in b.boxes
+    ]
+    assert [(box.label, box.channels, box.size) for box in found][1:] == [
+        ("4×4 /4, 8", 8, (6, 8)),
+        ("linear 32", 32, (6, 8)),
+        ("linear 8", 8, (6, 8)),
+        ("+", 8, (6, 8)),
+    ]
+
+
 NAMES = [
     "lenet5",
     "vgg16",

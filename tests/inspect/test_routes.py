@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from cnnkit.inspect.check import check
+from cnnkit.inspect.failure import TraceError
 from cnnkit.inspect.receptive import fields
 from cnnkit.inspect.spans import spans
 from cnnkit.inspect.trace import trace
@@ -73,6 +74,17 @@ OPERATORS: dict[str, Callable[[Tensor], Tensor]] = {
     "instance norm": lambda x: functional.instance_norm(x),
     "largest of the channels": lambda x: x.amax(1, keepdim=True),
     "columns summed": lambda x: x + x.mean(3, keepdim=True),
+    "rows several times": lambda x: x.repeat_interleave(2, 2),
+    "some columns several times": lambda x: x.repeat_interleave(torch.arange(x.shape[3]) % 3, 3),
+    "everything several times": lambda x: x.repeat_interleave(2),
+    "beside a map of no rows": lambda x: torch.cat([x[:, :, 3:3] * 2, x], 2),
+    "beside a text of no words": lambda x: torch.cat([x[:, :, :0].flatten(2), x.flatten(2)], 2),
+    "beside the mean of no images": lambda x: x + x[[]].flatten(1).sum(),
+    "other types of numbers": lambda x: functional.conv2d(
+        functional.conv2d(x.to(torch.float32), torch.ones(4, 1, 1, 1), groups=4).half(),
+        x.half().new_ones(4, 1, 3, 3),
+        groups=4,
+    ),
     "complex numbers": lambda x: torch.fft.fft2(x).abs(),
 }
 
@@ -83,6 +95,34 @@ def test_each_operator_by_both_routes(name: str) -> None:
     before, after = Chain(mixing, OPERATORS[name]), Chain(OPERATORS[name])
     for module, size in ((before, (31, 33)), (after, (15, 16))):
         assert disagreements(module, torch.zeros(1, 4, *size), units=33) == []
+
+
+def test_a_network_with_an_argument_called_image_is_checked() -> None:
+    class Answering(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.words = nn.Conv2d(3, 4, 3), nn.Embedding(10, 4)
+
+        def forward(self, *, image: Tensor, question: Tensor) -> Tensor:
+            return self.conv(image) + self.words(question).mean(1)[:, :, None, None]
+
+    question = torch.zeros(1, 5, dtype=torch.int64)
+    assert disagreements(Answering(), image=torch.zeros(1, 3, 9, 9), question=question) == []
+    (alike,) = check(Answering(), image=torch.zeros(1, 3, 9, 9), question=question, layers=["words"]) or [
+        None
+    ]
+    assert alike is None
+
+
+def test_what_a_check_cannot_run_is_one_sentence() -> None:
+    class Halves(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            if x.dtype is torch.float64:
+                raise RuntimeError("no doubles")
+            return x
+
+    with pytest.raises(TraceError, match=r"the network itself \(Halves\) fails .*: no doubles"):
+        check(Halves(), torch.zeros(1, 3, 9, 9))
 
 
 GRAPHS = {

@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
@@ -109,6 +111,38 @@ def test_closed_form_shapes_are_those_of_pytorch(name: str) -> None:
     assert (tuple(out.shape), out.dtype) == (tuple(model(inputs).shape), model(inputs).dtype)
 
 
+PARTS = st.sampled_from(
+    [
+        *(lambda: nn.ReLU(True), nn.Sigmoid, nn.Dropout, nn.Identity, lambda: nn.Softmax(1)),
+        *(lambda: nn.Conv2d(2, 2, 1), lambda: nn.Conv2d(2, 2, 3, padding=1)),
+    ]
+)
+CHAINS = st.recursive(
+    PARTS.map(lambda make: make()),
+    lambda inner: st.lists(inner, max_size=4).map(lambda parts: nn.Sequential(*parts)),
+    max_leaves=12,
+)
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(st.lists(CHAINS, max_size=4))
+def test_chains_in_chains_without_tensors_are_those_with_tensors(parts: list[nn.Module]) -> None:
+    model, images = nn.Sequential(*parts), torch.zeros(1, 2, 4, 4)
+    quick, pure = trace(model, images), trace(model, images, rules={})
+    assert quick.peak == pure.peak
+    assert figures(table(quick)) == figures(table(pure))
+    calls = [
+        [(call.path, [tuple(out.shape) for out in call.outs]) for call in t.calls] for t in (quick, pure)
+    ]
+    assert calls[0] == calls[1]
+
+
+def test_a_module_that_occurs_twice_is_run_twice() -> None:
+    twice, inner = nn.Sigmoid(), nn.Sequential(nn.Conv2d(2, 2, 3), nn.Tanh())
+    model = nn.Sequential(twice, inner, twice, inner)
+    assert ops(trace(model, torch.zeros(1, 2, 8, 8))) == ["sigmoid", "conv2d", "tanh"] * 2
+
+
 def test_whoever_listens_to_modules_or_functions_is_heard() -> None:
     class Heard(TorchFunctionMode):
         def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -173,6 +207,15 @@ def test_a_compiled_network_is_seen_through() -> None:
         traced = trace(compiled, torch.zeros(1, 4))
         assert ops(traced) == ["linear", "linear", "relu"]
         assert table(traced).total.params == 40
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit:FutureWarning")
+def test_a_network_of_torchscript_is_counted() -> None:
+    model, images = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()), torch.zeros(1, 3, 8, 8)
+    traced = torch.jit.trace(model, images)
+    for script in (torch.jit.script(model), traced, nn.Sequential(traced)):
+        total = table(trace(script, images)).total
+        assert (total.params, total.macs) == (112, 36 * 4 * 27)
 
 
 def test_an_activation_of_whole_numbers_is_left_to_pytorch() -> None:

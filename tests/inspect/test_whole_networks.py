@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from cnnkit.inspect.table import Table, table
@@ -66,6 +66,26 @@ def test_totals_are_the_sum_of_the_rows_at_every_depth(name: str, depth: int | N
         assert getattr(made.total, what) == sum(getattr(row, what) for row in made.rows)
         assert getattr(made.total, what) == getattr(full.total, what)
     assert all(depth is None or row.level <= depth + 1 for row in made.rows)
+
+
+@pytest.mark.parametrize("words", [1, 7])
+def test_a_recurrent_layer_is_one_layer_however_long_the_text(words: int) -> None:
+    class Language(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed, self.body = nn.Embedding(50, 8), nn.LSTM(8, 16, 2, batch_first=True)
+            self.cell, self.out = nn.GRUCell(16, 16), nn.Linear(16, 50)
+
+        def forward(self, text: Tensor) -> Tensor:
+            state = None
+            for word in self.body(self.embed(text))[0].unbind(1):
+                state = self.cell(word, state)
+            return self.out(state)
+
+    made = table(trace(Language(), torch.zeros(1, words, dtype=torch.int64)))
+    assert (made.weighted, made.weighted_all) == (4, 3 + words)
+    assert [row.note for row in made.rows if row.path == "body"] == [""]
+    assert [row.note for row in made.rows if row.path == "cell"] == ["", *["shared"] * (words - 1)]
 
 
 @pytest.mark.parametrize(

@@ -157,7 +157,7 @@ class Axis(NamedTuple):
         line = self.spread(sorted(self.dims))
         sizes = [shape[d] if d in self.dims else 1 for d in range(len(shape))]
         lo, hi = (torch.from_numpy(np.array(e, np.float64)).reshape(sizes) for e in (line.lo, line.hi))
-        return lo.expand(*shape), hi.expand(*shape)
+        return lo.expand(tuple(shape)), hi.expand(tuple(shape))
 
     @staticmethod
     def compact(lo: Tensor, hi: Tensor, sources: Sequence[Axis]) -> Axis:
@@ -226,7 +226,7 @@ def groups_of(old: Sequence[int], new: Sequence[int]) -> list[tuple[list[int], l
 def nothing(shape: Sequence[int]) -> tuple[Tensor, Tensor]:
     """Both ends of a tensor that sees nothing."""
     far = torch.tensor(float(FAR), dtype=torch.float64)
-    return far.expand(*shape), (-far).expand(*shape)
+    return far.expand(tuple(shape)), (-far).expand(tuple(shape))
 
 
 def grouped(line: Line, at: int, groups: int, results: int) -> tuple[Ints, Ints]:

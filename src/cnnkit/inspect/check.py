@@ -20,6 +20,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from cnnkit.inspect.axes import hull_of
+from cnnkit.inspect.failure import explain
 from cnnkit.inspect.graph import Call
 from cnnkit.inspect.lines import Line
 from cnnkit.inspect.operators import names
@@ -43,6 +44,9 @@ class Positive(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         name = getattr(func, "__name__", "")
+        if name in ("float", "half", "bfloat16"):
+            return args[0].double()
+        args, kwargs = tree_map(widened, (args, kwargs))
         if name in OPEN:
             return args[0]
         if name in BOUNDED:
@@ -69,6 +73,11 @@ class Positive(TorchFunctionMode):
         if name in ("max", "min") and len(args) > 1 and isinstance(args[1], int):
             return torch.return_types.max((torch.mean(*args, **kwargs), func(*args, **kwargs)[1]))
         return func(*args, **kwargs)
+
+
+def widened(x: Any) -> Any:
+    """A type of floats as float64; anything else unchanged."""
+    return torch.float64 if isinstance(x, torch.dtype) and x.is_floating_point else x
 
 
 def mean_pool(
@@ -165,7 +174,7 @@ def check(
     *inputs: Any,
     layers: Sequence[str] | None = None,
     units: int = 5,
-    image: str | None = None,
+    seen: str | None = None,
     seed: int = 0,
     **keywords: Any,
 ) -> list[Verdict]:
@@ -176,15 +185,16 @@ def check(
         inputs: what it is called with; of tensors of floats only the shape counts.
         layers: module calls to look at; none means all.
         units: how many places to look at along each axis, borders included.
-        image: the input that is meant, if not the first that looks like one.
+        seen: name of the input that is meant, if not the first that looks like an image.
         seed: of the random weights.
         keywords: keyword arguments of the network.
 
     Raises:
         LookupError: none of the layers is called.
+        TraceError: the network fails on these inputs, or with float64 numbers.
     """
     traced = trace(module, *inputs, **keywords)
-    found = fields(traced, image=image)
+    found = fields(traced, image=seen)
     if found is None:
         return []
     calls = list(traced.root.calls())
@@ -200,14 +210,30 @@ def check(
     given = tree_map(lambda x: numbered(x, generator), (inputs, keywords))
     which = [i for i, value in enumerate(traced.inputs) if value is found.image]
     picture = [x for x in tree_leaves(given) if isinstance(x, Tensor)][which[0]].requires_grad_()
-    with recording(module, wanted[-1]) as outs, Positive(), suppress(Enough):
-        torch.func.functional_call(module, state, *given)
+    with recording(module, wanted[-1]) as outs, doubles(), Positive(), suppress(Enough):
+        try:
+            torch.func.functional_call(module, state, *given)
+        except Enough:
+            raise
+        except Exception as error:
+            raise explain(error, "", module, given, real=True) from error
     verdicts: list[Verdict] = []
     for i in wanted:
         tensor = outs[i]
         if tensor is not None and tensor.requires_grad:
             verdicts += verdicts_of(calls[i], tensor, picture, found, units, generator)
     return verdicts
+
+
+@contextmanager
+def doubles() -> Iterator[None]:
+    """What a network makes of numbers of its own is float64 meanwhile."""
+    was = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(was)
 
 
 class Enough(Exception):

@@ -107,9 +107,11 @@ def sheet(canvas: Canvas, columns: list[list[Block]]) -> None:
     end: Point | None = None
     for column in columns:
         parts = [layout(block) for block in column]
-        reach = [max(-p.left, p.right, 30.0) + room(b) for p, b in zip(parts, column, strict=True)]
+        title = heading(column)
+        least = max(30.0, breadth(title, 13) / 2 - 10)
+        reach = [max(-p.left, p.right, least) + room(b) for p, b in zip(parts, column, strict=True)]
         middle = left + max(reach)
-        canvas.text(middle, 0, heading(column[-1].exit), size=13, fill=MUTED, bold=True)
+        canvas.text(middle, 0, title, size=13, fill=MUTED, bold=True)
         if end is not None:
             between = left - 18
             turn = end[1] + 26
@@ -129,9 +131,23 @@ def room(block: Block) -> float:
     return breadth(f"×{block.times}", 14) + 8 if block.times > 1 else 0.0
 
 
-def heading(box: Box) -> str:
-    """The resolution of a column."""
-    return " × ".join(map(str, box.size)) if box.size and math.prod(box.size) > 1 else "vector"
+def heading(column: list[Block]) -> str:
+    """The resolution that a column ends with, and the lowest inside where it goes down and up again."""
+    end = column[-1].exit.size
+    if math.prod(end) == 1:
+        return "vector"
+    mapped = [
+        box for block in column for box in block.boxes if box.kind in ("conv", "depthwise", "pool", "up")
+    ]
+    sizes = [box.size for box in mapped if math.prod(box.size) > 1]
+    lowest = min(sizes, key=math.prod, default=end)
+    inside = f", inside to {written(lowest)}" if math.prod(lowest) < math.prod(end) else ""
+    return written(end) + inside
+
+
+def written(size: tuple[int, ...]) -> str:
+    """A size in words: 7 × 7."""
+    return " × ".join(map(str, size))
 
 
 def place(canvas: Canvas, block: Block, part: Layout, middle: float, top: float, *, first: bool) -> float:

@@ -220,6 +220,15 @@ class Line:
             self.memo[key] = self.read(window_taps(self.lo.shape[-1], *key), pattern)
         return self.memo[key]
 
+    def part(self, start: int, results: int, step: int) -> Line:
+        """Every `step`-th index from `start` on."""
+        key = ("part", start, results, step)
+        if key not in self.memo:
+            pattern = self.pattern and self.pattern.window(1, step, -start, 1)
+            lo, hi = (ends[..., start : start + results * step : step] for ends in (self.lo, self.hi))
+            self.memo[key] = Line(lo, hi, pattern, self.monotone)
+        return self.memo[key]
+
     def transposed(self, results: int, kernel: int, stride: int, padding: int, dilation: int) -> Line:
         """As a transposed convolution sees it."""
         key = ("transposed", results, kernel, stride, padding, dilation)

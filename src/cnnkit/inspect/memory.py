@@ -182,27 +182,32 @@ class Backward:
 
         It may be the same one, shared; one that is there already is added to.
         """
-        of, outs, holders = self.of, node.outs, self.holders
-        arrived = [of.pop(outs[0])] if outs[0] in of else []
+        of, outs = self.of, node.outs
+        others: list[Value] = []
+        arrived = of.pop(outs[0], None)
         if len(outs) > 1:
-            arrived += [of.pop(out) for out in outs[1:] if out in of]
-        if not arrived:
+            others = [of.pop(out) for out in outs[1:] if out in of]
+            if arrived is None and others:
+                arrived = others.pop()
+        if arrived is None:
             return
-        moves = not node.allocated and node.op in MOVES
-        through = len(arrived) == 1 and (moves or node.op in PASSES)
+        flowing, op = self.flowing, node.op
+        moves = op in MOVES and not node.allocated
+        through = (moves or op in PASSES) and not others
         for value in node.data:
             if value in of or value not in learned:
                 continue
             if through and (moves or value.shape == outs[0].shape):
-                of[value] = made = arrived[0]
-                holders[made] = holders.get(made, 1) + 1
+                of[value] = arrived
+                self.holders[arrived] = self.holders.get(arrived, 1) + 1
             else:
                 of[value] = value
-                self.flowing += value.nbytes
-        if self.held + self.flowing > self.peak:
-            self.peak = self.held + self.flowing
-        for made in arrived:
-            if holders.get(made, 1) == 1:
-                self.flowing -= made.nbytes
+                flowing += value.nbytes
+        if self.held + flowing > self.peak:
+            self.peak = self.held + flowing
+        for made in (arrived, *others):
+            if self.holders.get(made, 1) == 1:
+                flowing -= made.nbytes
             else:
-                holders[made] -= 1
+                self.holders[made] -= 1
+        self.flowing = flowing

@@ -14,6 +14,7 @@ from cnnkit.inspect.geometry import each
 from cnnkit.inspect.graph import Node, Value
 from cnnkit.inspect.lines import FAR, Line, Taps
 from cnnkit.inspect.operators import MOVES, names
+from cnnkit.inspect.overlay import overlay
 from cnnkit.inspect.walk import Field, Found, Rule, Walk, along
 
 
@@ -50,7 +51,7 @@ def sliced(
         first = 0 if start is None else start
         first = max(0, first + x.shape[dim] if first < 0 else first)
         if dim in {axis.dims[-1] for axis in field if axis.dims}:
-            return along(field, dim, Line.window, size, 1, step, -first, 1)
+            return along(field, dim, Line.part, first, size, step)
     return tuple(axis.taken(dim, slice(start, end, step)) for axis in field)
 
 
@@ -208,11 +209,6 @@ def columns(
     return tuple(found)
 
 
-def overlay(walk: Walk, node: Node, *args: Any) -> Found:
-    """A write through another view."""
-    return walk.overlaid(*args)
-
-
 #: The rule of each operator that moves numbers.
 MOVED: Mapping[str, Rule] = {
     **dict.fromkeys(MOVES, moved),
@@ -225,7 +221,7 @@ MOVED: Mapping[str, Rule] = {
     **dict.fromkeys(names("cat concat concatenate"), joined_up),
     **dict.fromkeys(names("pad constant_pad_nd reflection_pad1d reflection_pad2d reflection_pad3d"), padded),
     **dict.fromkeys(names("replication_pad1d replication_pad2d replication_pad3d"), padded),
-    **dict.fromkeys(names("index index_select gather take_along_dim repeat_interleave"), indexed),
+    **dict.fromkeys(names("index index_select gather take_along_dim"), indexed),
     "stack": stacked,
     "unsafe_split_with_sizes": parted,
     "copy": copied,

@@ -60,6 +60,7 @@ class Operator:
         name: as in `Node.op`.
         shape: the rule that answers it, or None.
         mutates: whether it writes to an argument.
+        writes: those arguments, by number and by name.
         aliases: whether a result may lie in an argument's memory.
         pointwise: whether each result reads the elements at its own place.
         random: whether it draws random numbers.
@@ -71,6 +72,7 @@ class Operator:
     name: str
     shape: Rule | None = None
     mutates: bool = False
+    writes: frozenset[int | str] = frozenset()
     aliases: bool = False
     pointwise: bool = False
     random: bool = False
@@ -89,12 +91,14 @@ def operator(func: Any, shape: Rule | None, known: frozenset[str]) -> Operator:
     """
     name, tags = name_of(func), func.tags
     pointwise = torch.Tag.pointwise in tags or name in UNTAGGED
+    arguments = func._schema.arguments
     composite = torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), "CompositeImplicitAutograd")
     return Operator(
         func=func,
         name=name,
         shape=shape,
-        mutates=func._schema.is_mutable,
+        mutates=func._schema.is_mutable and name != "detach",  # which changes no numbers
+        writes=frozenset(key for i, a in enumerate(arguments) if a.is_write for key in (i, a.name)),
         aliases=func.is_view or any(r.alias_info is not None for r in func._schema.returns),
         pointwise=pointwise,
         random=torch.Tag.nondeterministic_seeded in tags,

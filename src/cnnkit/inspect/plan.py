@@ -149,10 +149,10 @@ def reachable(ends: Sequence[Box]) -> set[int]:
     return found
 
 
-def shape_of(value: Value) -> tuple[int | None, tuple[int, ...]]:
-    """Channels and size: (N, C, *size), (N, features), or (N, tokens, features)."""
+def shape_of(value: Value, *, channels_last: bool = False) -> tuple[int | None, tuple[int, ...]]:
+    """Channels and size: (N, C, *size) or (N, *size, C), (N, features), or (N, tokens, features)."""
     shape = value.shape
-    if len(shape) > 3:
+    if len(shape) > 3 and not channels_last:
         return shape[1], tuple(shape[2:]) if math.prod(shape[2:]) > 1 else ()
     return (shape[-1] if shape else None), tuple(shape[1:-1])
 
@@ -160,7 +160,9 @@ def shape_of(value: Value) -> tuple[int | None, tuple[int, ...]]:
 def box_of(node: Node, sources: list[Box]) -> Box | None:
     """A box for an operator, or None for one that belongs to the box before it."""
     out, x = node.outs[0], node.inputs[0]
-    channels, size = shape_of(out)
+    like = out.shape[-1], out.shape[1:-1]  # as what it is made from, whatever the order of the dimensions
+    last = node.op == "linear" or any((box.channels, box.size) == like for box in sources)
+    channels, size = shape_of(out, channels_last=last)
     window = geometry(node)
     word = "max" if "max" in node.op else "mean"
     kind: Kind

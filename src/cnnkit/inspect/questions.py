@@ -134,7 +134,8 @@ def checked(one: Subject, layers: Sequence[str], told: Told) -> Answer:
         f"{v.layer}, axis {v.axis}, unit {v.index}: pixels {v.computed} by rule, {v.measured} by gradient"
         for v in wrong
     ]
-    count = f"{len(verdicts)} units of {len({v.layer for v in verdicts})} layers"
+    layered = len({v.layer for v in verdicts})
+    count = f"{len(verdicts)} units of {layered} layer{'s' if layered > 1 else ''}"
     verdict = (
         f"{count}: arithmetic and gradient agree to the pixel"
         if not wrong
@@ -171,8 +172,9 @@ def verdicts_text(verdicts: Sequence[Verdict]) -> Any:
     for verdict in verdicts:
         lines.setdefault((verdict.layer, verdict.axis), []).append(verdict)
     for (layer, axis), some in lines.items():
-        units = "all alike" if some[0].index is None else " ".join(str(v.index) for v in some)
-        middle = some[len(some) // 2].computed
+        places = dict.fromkeys(str(v.index) for v in some)  # a layer that is called twice has them twice
+        units = "all alike" if some[0].index is None else " ".join(places)
+        middle = some[len(places) // 2].computed
         seen = "none" if middle is None else f"{middle[0]} to {middle[1]}"
         grid.add_row(layer, str(axis), units, seen, "agree" if all(v.agrees for v in some) else "DIFFER")
     return grid

@@ -288,6 +288,7 @@ RULES: Mapping[str, Rule] = {
     **dict.fromkeys(names("tril triu"), beside),
     **dict.fromkeys(names("grid_sampler grid_sampler_2d grid_sampler_3d deform_conv2d"), everything),
     **dict.fromkeys(names("roi_align roi_pool ps_roi_align index_put scatter as_strided"), everything),
+    "repeat_interleave": everything,
     **dict.fromkeys(names("scatter_add scatter_reduce index_add index_copy searchsorted"), everything),
     **dict.fromkeys(names("mv dot vdot inner bilinear cdist _cdist_forward"), everything),
     "_adaptive_avg_pool2d": adaptive,

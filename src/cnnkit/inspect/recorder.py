@@ -21,8 +21,9 @@ from cnnkit.inspect.tensors import Seen, Tensors
 
 META = torch.device("meta")
 CPU = torch.device("cpu")
-#: Composite operators that are kept whole: somebody here has a rule for them.
-KNOWN = FORGETS.union(counts.RULES, reads.RULES)
+#: Composite operators that are kept whole: somebody here has a rule for them. What repeats taken apart is an
+#: index, which is known where its repetitions are.
+KNOWN = FORGETS.union(counts.RULES, reads.RULES) - {"repeat_interleave"}
 #: No keyword arguments.
 NOTHING: dict[str, Any] = {}
 
@@ -37,6 +38,17 @@ def hollow(x: Any) -> Any:
 def place(tensor: Tensor) -> tuple[tuple[int, ...], tuple[int, ...], int]:
     """Where a tensor lies in its memory: shape, strides, offset."""
     return tuple(tensor.shape), tensor.stride(), int(tensor.storage_offset())
+
+
+def is_numberless(op: Operator, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether an operator depends on inputs or parameters, draws, or writes to what is the network's."""
+    for key, arg in (*enumerate(args), *kwargs.items()):
+        for value in arg if type(arg) is tuple else (arg,):
+            if type(value) is Value and (
+                value.constant is None or (value.source == "constant" and key in op.writes)
+            ):
+                return True
+    return op.random
 
 
 class Recorder(Tensors, TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -165,8 +177,9 @@ class Recorder(Tensors, TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _ask(self, op: Operator, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The result of an operator as PyTorch gives it."""
         lifted, lifted_kwargs = self.lift(args), {k: self.lift(v) for k, v in kwargs.items()}
+        numberless = self.real or is_numberless(op, lifted, lifted_kwargs)
         if not self.real:
-            args, kwargs = self._placed(op, args, kwargs)
+            args, kwargs = self._placed(args, kwargs, numberless)
         out = op.func(*args, **kwargs)
         fresh, written, size = [], None, 0
         for tensor in out if isinstance(out, list | tuple) else (out,):
@@ -180,12 +193,12 @@ class Recorder(Tensors, TorchDispatchMode):  # type: ignore[no-untyped-call]
             if owner is not None and owner.source in DATA:
                 value.base = owner
             elif owner is not None:  # a view of a parameter is no activation
-                value.source = "constant"
+                value.base, value.source = owner, "constant"
             else:
                 self.allocate(value.nbytes)
                 size += value.nbytes
             if not self.real and not tensor.is_meta and value.nbytes <= SMALL:
-                value.constant = tensor
+                value.constant = tensor.detach()  # another object: the tensor itself may die
             self.enter(tensor, value)
             fresh.append(value)
         inputs = values_in((*lifted, *lifted_kwargs.values()))
@@ -193,19 +206,15 @@ class Recorder(Tensors, TorchDispatchMode):  # type: ignore[no-untyped-call]
             where = self.call.path or "the network itself"
             self.notes.append(f"numbers leave the graph in {where!r}; what is made of them is not followed")
         if written is not None:
-            self._write(op, self.call, lifted, lifted_kwargs, inputs, written)
+            self._write(op, self.call, lifted, lifted_kwargs, inputs, written, known=not numberless)
         elif fresh:
             self._note(op, self.call, lifted, lifted_kwargs, inputs, tuple(fresh), size)
         return out
 
     def _placed(
-        self, op: Operator, args: tuple[Any, ...], kwargs: dict[str, Any]
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], numberless: bool
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """The arguments on the meta device; or all on the CPU, where none depends on inputs or parameters."""
-        tensors = [self.values[id(x)] for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
-        numberless = op.random or any(
-            v.constant is None or (op.mutates and v.source == "constant") for v in tensors
-        )
+        """The arguments on the meta device, or all on the CPU where their numbers are known."""
 
         def put(x: Any) -> Any:
             if isinstance(x, torch.device):
@@ -221,6 +230,10 @@ class Recorder(Tensors, TorchDispatchMode):  # type: ignore[no-untyped-call]
         if id(value) not in self.stand_ins:
             with torch.inference_mode(False):  # a view of a parameter must be able to keep its version
                 stand_in = hollow(tensor)
+                if tensor.storage_offset():
+                    elements = tensor.untyped_storage().nbytes() // tensor.itemsize
+                    whole = torch.empty(elements, dtype=tensor.dtype, device=META)
+                    stand_in = whole.as_strided(*place(tensor))
             self.stand_ins[id(value)] = value, stand_in
             self.values[id(stand_in)] = value
         return self.stand_ins[id(value)][1]
@@ -241,21 +254,27 @@ class Recorder(Tensors, TorchDispatchMode):  # type: ignore[no-untyped-call]
         kwargs: dict[str, Any],
         inputs: tuple[Value, ...],
         old: Value,
+        *,
+        known: bool = False,
     ) -> Value:
-        """An operator that wrote to a tensor: it and all views of its memory get new values."""
-        new, owner = self._renew(old), old.base or old
+        """An operator that wrote to a tensor: it and all views of its memory get new values.
+
+        Their numbers remain known where those that were written are `known`.
+        """
+        new, owner = self._renew(old, known=known), old.base or old
         self._note(op, call, args, kwargs, inputs, (new,), 0)
-        if owner.users > 1:
-            for before in [v for v in self.values.values() if v.memory is owner and v is not new]:
-                after = self._renew(before)
+        if owner.users > 1 and new.tensor is not None:
+            views = {v: None for v in self.values.values() if v.memory is owner and v.tensor is not None}
+            for before in [v for v in views if v is not new]:
+                after = self._renew(before, known=known)
                 args = (before, new, place(after.tensor()), place(new.tensor()))
                 self._note(OVERLAY, call, args, {}, (before, new), (after,), 0)
         return new
 
-    def _renew(self, old: Value) -> Value:
-        memory, ref = old.base or old, old.tensor
+    def _renew(self, old: Value, *, known: bool) -> Value:
+        memory, ref, constant = old.base or old, old.tensor, old.constant if known else None
         value = Value(
-            old.shape, old.dtype, old.numel, old.nbytes, "computed", "", False, memory, old.constant, ref
+            old.shape, old.dtype, old.numel, old.nbytes, "computed", "", False, memory, constant, ref
         )
         if ref is not None:
             self.values[ref.key] = value

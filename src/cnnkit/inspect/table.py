@@ -156,6 +156,11 @@ def macs(module: nn.Module, /, *inputs: Any, **keywords: Any) -> int:
     return sum(each.macs for each in found if each is not None)
 
 
+def is_recurrent(node: Node) -> bool:
+    """Whether a layer's weights lead from one moment to the next, which makes it no deeper."""
+    return any(value.name.rpartition(".")[2].startswith("weight_hh") for value in node.inputs)
+
+
 class Builder:
     """Makes rows in order of execution, and remembers what has been counted.
 
@@ -163,7 +168,8 @@ class Builder:
         uncounted: operators that no rule counts, with how often they occur.
         weighted: operators with weights that multiply.
         ways: for each value the number of those on the longest way to it from an input.
-        learned: parameters that have been used, and what was computed from parameters alone.
+        learned: parameters that have been used, and what was computed from parameters alone, with the row
+            that came to it first.
     """
 
     def __init__(self, traced: Trace, found: Fields | None, local: Fields | None) -> None:
@@ -174,7 +180,7 @@ class Builder:
         self.uncounted: dict[str, int] = {}
         self.weighted = 0
         self.ways = dict.fromkeys(traced.inputs, 0)
-        self.learned: set[Value] = set()
+        self.learned: dict[Value, Call | Node] = {}
 
     def fill(self, rows: list[Row], call: Call, level: int, depth: int | None) -> None:
         """Append the rows of a module call."""
@@ -213,23 +219,23 @@ class Builder:
                         way = ways[value]
                 elif value in learned:
                     weighs = True
-                    if value.source == "parameter":
+                    if value.source == "parameter" and learned[value] is not source:
                         note = "shared"
                 elif value.source == "parameter":
                     weighs = True
-                    learned.add(value)
+                    learned[value] = source
                     numel = value.numel
                     params += numel
                     if value.trainable:
                         trainable += numel
             if way >= 0:
-                if weighs and found.macs:
+                if weighs and found.macs and not (node.op == "linear" and is_recurrent(node)):
                     way += 1
                     self.weighted += 1
                 for out in node.outs:
                     ways[out] = way
             elif weighs:
-                learned.update(node.outs)
+                learned.update(dict.fromkeys(node.outs, source))
         full, local = self.spans(source.outs[0]) if source.outs else ((), ())
         return Row(source, level, params, trainable, macs, other, activations, traffic, full, local, note)
 

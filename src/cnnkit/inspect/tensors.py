@@ -80,7 +80,10 @@ class Tensors:
         if value is None:  # the trace is over
             return
         value.tensor = None
-        owner = value.base or value
+        self.drop(value.base or value)
+
+    def drop(self, owner: Value) -> None:
+        """One less that some memory is kept for."""
         owner.users -= 1
         if not owner.users and owner.source in DATA:
             self.alive -= owner.nbytes

@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import gc
 import inspect
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from threading import RLock
 from typing import Any
 
@@ -66,6 +67,8 @@ def trace(
         LOCK,
         uncollected(),
         unfused(),
+        uncompiled(),
+        given_back(module) if run else nullcontext(),
         surveyed(recorder, module) as (known, kinds),
         undone(kinds, known),
         exchanged(kinds, "__call__", watching(recorder, known)),
@@ -131,12 +134,32 @@ def unfused() -> Iterator[None]:
             put(on)
 
 
+def uncompiled() -> AbstractContextManager[None]:
+    """Functions that `torch.compile` wraps are called as they were written."""
+    used = "torch._dynamo" in sys.modules  # its import takes seconds
+    return torch.compiler.set_stance("force_eager") if used else nullcontext()
+
+
+@contextmanager
+def given_back(module: nn.Module) -> Iterator[None]:
+    """What a forward that is computed writes into its buffers is undone."""
+    before = [(buffer, buffer.clone()) for buffer in module.buffers()]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for buffer, was in before:
+                buffer.copy_(was)
+
+
 def greet(recorder: Recorder, module: nn.Module, inputs: Any, keywords: Mapping[str, Any]) -> list[Value]:
     """Learn the inputs by the names of the arguments that they are given for."""
     try:
         named = inspect.signature(module.forward).bind(*inputs, **keywords).arguments
-    except (TypeError, ValueError) as error:
-        raise explain(error, "", module, (), real=recorder.real) from error
+    except ValueError:  # a network that was traced by torch.jit has lost the names
+        named = {**{f"input{i}": given for i, given in enumerate(inputs)}, **keywords}
+    except TypeError as error:
+        raise explain(error.with_traceback(None), "", module, (), real=recorder.real) from error
     found = []
     for name, given in named.items():
         tensors = [x for x in tree_leaves(given) if isinstance(x, Tensor)]

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from cnnkit.inspect.axes import Axis, nothing
 from cnnkit.inspect.graph import Node, Value
-from cnnkit.inspect.lines import FAR, Line
+from cnnkit.inspect.lines import Line
 from cnnkit.inspect.operators import FORGETS
 
 #: One `Axis` for each axis of the image.
@@ -67,7 +67,7 @@ class Walk:
                     continue
                 alike = seen[0] is image and seen.count(image) == len(seen)
             found: Found
-            if node.op in FORGETS:
+            if node.op in FORGETS or (not node.outs[0].numel and all(not out.numel for out in node.outs)):
                 continue
             if alike:
                 found = image  # whatever is made of what sees everything sees everything
@@ -190,22 +190,3 @@ class Walk:
         func = torch.ops.aten.reshape.default if node.op in ("view", "_unsafe_view") else node.func
         out = func(*map(ends, node.args), **keywords)
         return list(out) if isinstance(out, list | tuple) else [out]
-
-    def overlaid(self, before: Value, new: Value, view: Place, written: Place) -> Field:
-        """A view of memory part of which was written through another view."""
-        need = max(
-            1 + at + sum((n - 1) * s for n, s in zip(*sizes, strict=True)) for *sizes, at in (view, written)
-        )
-        found = []
-        for i in range(len(self.image)):
-            ends = []
-            for end, far in enumerate((FAR, -FAR)):
-                memory = torch.full((need,), far, dtype=torch.float64)
-                for value, where in ((before, view), (new, written)):
-                    field = self.of.get(value)
-                    full = nothing(value.shape) if field is None else field[i].full(value.shape)
-                    memory.as_strided(*where).copy_(full[end])
-                ends.append(memory.as_strided(*view).clone())
-            sources = [self.of[value][i] for value in (before, new) if value in self.of]
-            found.append(Axis.compact(ends[0], ends[1], sources))
-        return tuple(found)
