@@ -251,3 +251,13 @@ def test_only_borders_ask_for_a_map_of_weights() -> None:
     assert torch.equal(other(labels), torch.ones(1, 9, 9))  # one membrane has no second
     with pytest.raises(Misuse, match="no class 'cells'; did you mean cell"):
         CrossEntropy(border=1.0, foreground="cells").weigh(classes)
+
+
+def test_mixed_labels_are_weighed_as_those_that_they_are_made_of() -> None:
+    """Shares of 0 and 1 are class numbers, so the loss is the same; torch's is not divided by the weights."""
+    logits, labels = torch.randn(6, 4), torch.tensor([0, 3, 1, 2, 3, 3])
+    loss = CrossEntropy(weights=(1.0, 2.0, 3.0, 9.0))
+    shares = functional.one_hot(labels, 4).float()
+    for smoothing in (0.0, 0.1):
+        alike = loss(logits, shares, smoothing=smoothing), loss(logits, labels, smoothing=smoothing)
+        torch.testing.assert_close(*alike)

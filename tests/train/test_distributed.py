@@ -26,11 +26,11 @@ from torch import Tensor
 from torch import distributed as dist
 
 from cnnkit.data.order import Order, Turns
-from cnnkit.errors import Failure
+from cnnkit.errors import Failure, Misuse
 from cnnkit.train import fit as fitting
 from cnnkit.train import heartbeat
 from cnnkit.train.directory import Directory
-from cnnkit.train.distributed import shared, together
+from cnnkit.train.distributed import check_shared, shared, together
 from cnnkit.train.fit import fit
 from cnnkit.train.heartbeat import Watch, meet
 from cnnkit.train.module import Training
@@ -156,7 +156,7 @@ def test_a_run_goes_on_with_another_number_of_processes(two: Two, tmp_path: Path
 
 
 def test_a_network_in_parts_learns_and_goes_on_as_a_whole_one(two: Two, tmp_path: Path) -> None:
-    settings = {**STEADY, "batch_size": 43, "regularise": ["batch_norm"]}
+    settings = {**STEADY, "batch_size": 43, "regularise": ["batch_norm"], "clip": 0.5, "layout": "auto"}
     train(0, tmp_path / "one", {**settings, "epochs": 2})
     parted = {**settings, "distribute": "fsdp"}
     shapes = two.run(train_in_parts, tmp_path / "parts", {**parted, "epochs": 1})
@@ -243,6 +243,38 @@ def test_a_network_that_fills_half_of_a_gpu_is_shared_in_parts(monkeypatch: pyte
     assert shared(recipe, 3 * 10**9).distribute == "fsdp"
     assert shared(replace(recipe, device="cpu"), 3 * 10**9).distribute == "ddp"
     assert shared(replace(recipe, ema=0.1), 3 * 10**9).distribute == "ddp"
+    assert shared(recipe, 3 * 10**9, skips=True).distribute == "ddp"
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"precision": "16", "device": "cuda"}, "with --distribute fsdp use bf16 or 32"),
+        ({"ema": 0.1}, "ema needs the whole network in each process"),
+    ],
+)
+def test_what_a_network_in_parts_cannot_do_is_refused(
+    monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any], sentence: str
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(Misuse, match=sentence):
+        check_shared(Recipe(batch_size=8, distribute="fsdp", **{"device": "cpu", **settings}))
+
+
+def test_steps_that_leave_weights_out_are_not_for_networks_in_parts(two: Two, tmp_path: Path) -> None:
+    settings = {**PLAIN, "model": "resnet20_cifar10", "arguments": {"width": 0.25}, "distribute": "fsdp"}
+    ends = two.run(train, tmp_path / "run", {**settings, "regularise": ["stochastic_depth"]})
+    assert ends[0].code == 2
+    assert "stochastic_depth and unfreeze leave weights out of a step" in ends[0]
+
+
+def test_a_network_in_parts_learns_at_the_rates_of_its_stages(two: Two, tmp_path: Path, source: Path) -> None:
+    settings = {**STEADY, "weights": str(source), "share": 0.1, "epochs": 1, "batch_size": 33}
+    settings |= {"model": None, "augment": [], "stage_factor": 0.1, "sync_batch_norm": True}
+    train(0, tmp_path / "one", settings)
+    two.run(train, tmp_path / "parts", {**settings, "distribute": "fsdp"})
+    assert_same(tmp_path / "one", tmp_path / "parts")
 
 
 @given(

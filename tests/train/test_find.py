@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -81,10 +82,65 @@ def test_no_batch_is_tried_that_does_not_fit(monkeypatch: pytest.MonkeyPatch) ->
     assert max(speeds) in {8, 16}
 
 
-def test_a_run_finds_both_first_and_stores_them(shrunk: str, tmp_path: Path, silent: Console) -> None:
+def test_each_weight_is_tried_at_its_share_of_the_rate() -> None:
+    """A weight that learns at a hundredth of the rate lets it be a hundred times higher."""
+    batches = [(torch.zeros(2, 1, 4, 4), {"labels": torch.zeros(2, dtype=torch.int64)})]
+    network = Bowl(500.0)
+    plain = learning_rate(network, batches, mean, RECIPE).chosen
+    slow = learning_rate(network, batches, mean, RECIPE, {id(network.weight): 0.01}).chosen
+    assert slow / plain == pytest.approx(100, rel=0.3)
+
+
+def test_frozen_norms_are_tried_as_they_will_be_trained() -> None:
+    network = nn.Sequential(nn.BatchNorm2d(1), nn.Flatten(), nn.Linear(16, 2))
+    network[0].requires_grad_(False)
+    seen: list[bool] = []
+
+    def look(output: Tensor, batch: Batch) -> Tensor:
+        return output.square().sum()
+
+    network[0].register_forward_hook(lambda norm, given, made: seen.append(norm.training))
+    images, batch = torch.randn(2, 1, 4, 4), {"labels": torch.zeros(2, dtype=torch.int64)}
+    learning_rate(network, [(images, batch)], look, RECIPE)
+    assert seen
+    assert not any(seen)
+
+
+def test_an_epoch_keeps_some_steps_however_fast_large_batches_are(
+    monkeypatch: pytest.MonkeyPatch, shrunk: str, tmp_path: Path, silent: Console
+) -> None:
+    monkeypatch.setattr("cnnkit.train.find.fewest", max)
+    run = fit(
+        "digits",
+        model=shrunk,
+        share=0.2,
+        epochs=1,
+        find=("batch_size",),
+        output=tmp_path / "run",
+        console=silent,
+    )
+    assert run.config["data"]["parts"]["train"] // 16 >= 10 > run.config["data"]["parts"]["train"] // 32
+    assert run.config["recipe"]["batch_size"] == 16
+
+
+def test_a_run_finds_both_first_and_stores_them(
+    shrunk: str, tmp_path: Path, silent: Console, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from cnnkit.train import find
+
+    sizes: list[int] = []
+    step = find._step
+
+    def spy(model: nn.Module, optimizer: Any, images: Tensor, *rest: Any) -> float:
+        sizes.append(len(images))
+        return step(model, optimizer, images, *rest)
+
+    monkeypatch.setattr(find, "_step", spy)
+    monkeypatch.setattr(find, "fewest", lambda speeds: 64)
     run = fit(
         "digits", model=shrunk, epochs=1, find=("lr", "batch_size"), output=tmp_path / "run", console=silent
     )
+    assert sizes[-1] == 64 or sizes[-2] == 64, "the rate was found with other batches than those of the run"
     found = json.loads((run.path / "found.json").read_text())
     recipe = make(run.config["recipe"], "config")
     assert recipe.optimizer.lr == found["lr"]["chosen"]

@@ -201,7 +201,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_says_what_to_try(
     shrunk: str, tmp_path: Path, silent: Console
 ) -> None:
     with pytest.raises(
-        Failure, match=r"no longer finite at step \d+ \(epoch 1, learning rate .*; try --lr 1e\+3"
+        Failure, match=r"no longer finite at batch \d+ \(epoch 1, learning rate .*; try --lr 1e\+3"
     ):
         fit(
             "digits",

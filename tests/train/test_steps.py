@@ -1,6 +1,7 @@
 """What a recipe says of the steps is what happens: averages, accumulation, clipping, stopping, layout."""
 
 import copy
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from cnnkit.errors import Misuse
+from cnnkit.errors import Failure, Misuse
 from cnnkit.tasks import load
 from cnnkit.train.callbacks import gave_up
 from cnnkit.train.directory import Directory
@@ -62,7 +63,8 @@ def test_the_average_remembers_a_share_of_the_run(share: float, steps: int, kept
         {"ema": 0.2},
         {"normalise": "zca"},
         {"precision": "bf16", "layout": "channels_last"},
-        {"schedule": "one_cycle", "optimizer": "sgd", "ema": 0.1, "clip": 1.0},
+        {"schedule": "one_cycle", "optimizer": "sgd", "ema": 0.1, "clip": 1.0, "accumulate": 3},
+        {"early_stop": 1, "lr": 1e-9, "epochs": 9},
         {"optimizer": "rmsprop", "schedule": {"name": "exponential", "warmup": 0.2}, "accumulate": 2},
     ],
     ids=str,
@@ -70,7 +72,8 @@ def test_the_average_remembers_a_share_of_the_run(share: float, steps: int, kept
 def test_a_resumed_run_equals_the_uninterrupted_one(
     shrunk: str, tmp_path: Path, silent: Console, settings: dict[str, Any]
 ) -> None:
-    whole = trained(tmp_path / "whole", silent, shrunk, epochs=3, **settings)
+    settings = {"epochs": 3, **settings}
+    whole = trained(tmp_path / "whole", silent, shrunk, **settings)
 
     class Cut(Exception): ...
 
@@ -85,11 +88,12 @@ def test_a_resumed_run_equals_the_uninterrupted_one(
             callbacks.Live, "show", lambda self, row: stop() if row["epoch"] == 2 else show(self, row)
         )
         with pytest.raises(Cut):
-            trained(tmp_path / "cut", silent, shrunk, epochs=3, **settings)
+            trained(tmp_path / "cut", silent, shrunk, **settings)
     resumed = fit(resume=True, output=tmp_path / "cut", console=silent)
     assert resumed.best.read_bytes() == whole.best.read_bytes()
     ours, theirs = resumed.load_checkpoint()["state_dict"], whole.load_checkpoint()["state_dict"]
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    assert resumed.summary["epochs"] == whole.summary["epochs"]
 
 
 def test_gradients_are_added_up_over_batches(shrunk: str, tmp_path: Path, silent: Console) -> None:
@@ -115,6 +119,12 @@ def test_long_gradients_are_shortened(shrunk: str, tmp_path: Path, silent: Conso
     assert moved[1] > 1e-2
 
 
+def test_gradients_are_shortened_in_bfloat16_too(shrunk: str, tmp_path: Path, silent: Console) -> None:
+    for name in ("sgd", "adamw"):
+        run = trained(tmp_path / name, silent, shrunk, epochs=1, clip=0.5, precision="bf16", optimizer=name)
+        assert run.summary["best_epoch"] == 1
+
+
 @pytest.mark.parametrize(
     ("accuracies", "patience", "over"),
     [
@@ -134,13 +144,72 @@ def test_patience_ends_with_the_epochs_since_the_best(
     assert gave_up(history, "accuracy", patience) is over
 
 
-def test_a_run_without_patience_stops_early_and_stays_stopped(
+def test_a_run_stops_as_soon_as_its_patience_is_over_and_stays_stopped(
     shrunk: str, tmp_path: Path, silent: Console
 ) -> None:
-    run = trained(tmp_path / "run", silent, shrunk, epochs=30, early_stop=1, lr=1e-9)
-    done = run.summary["epochs"]
-    assert done < 30
-    assert fit(resume=True, output=run.path, console=silent).summary["epochs"] == done
+    run = trained(tmp_path / "run", silent, shrunk, epochs=30, early_stop=2, lr=1e-9)
+    assert run.summary["epochs"] == run.summary["best_epoch"] + 2
+    again = fit(resume=True, output=run.path, console=silent)
+    assert again.summary["epochs"] == run.summary["epochs"]
+
+
+def test_a_step_of_several_batches_is_that_of_one_large_batch(tmp_path: Path, silent: Console) -> None:
+    """Also where the epoch ends with fewer of them, the last of them smaller: 11 batches, of 12 and of 10."""
+    settings = {
+        **{"model": "lenet5_relu", "share": 0.1, "optimizer": "sgd", "schedule": "constant", "lr": 0.05},
+        **{"precision": "32", "layout": "channels_first", "threads": 1, "augment": (), "epochs": 2},
+    }
+    one = fit("digits", batch_size=48, output=tmp_path / "one", console=silent, **settings)
+    several = fit("digits", batch_size=12, accumulate=4, output=tmp_path / "4", console=silent, **settings)
+    images = one.config["data"]["parts"]["train"]
+    assert math.ceil(images / 12) % 4, "the last step has as many batches as the others"
+    assert images % 12 > 1, "the last batch is as large as the others"
+    for name, value in entries(one).items():
+        torch.testing.assert_close(entries(several)[name], value, rtol=1e-4, atol=1e-6)
+
+
+def test_the_learning_rate_of_an_epoch_is_that_of_its_last_step(
+    shrunk: str, tmp_path: Path, silent: Console
+) -> None:
+    schedule = {"name": "multi_step", "milestones": [0.5]}
+    run = trained(tmp_path / "run", silent, shrunk, lr=0.01, schedule=schedule, share=0.1)
+    rows = [json.loads(line) for line in (run.path / "metrics.jsonl").read_text().splitlines()]
+    assert [row["lr"] for row in rows] == pytest.approx([0.01, 0.001])
+
+
+def test_float16_is_refused_where_it_would_be_another_type(
+    shrunk: str, tmp_path: Path, silent: Console
+) -> None:
+    with pytest.raises(Misuse, match="--precision 16 is for GPUs"):
+        trained(tmp_path / "run", silent, shrunk, precision="16", device="cpu")
+    assert not (tmp_path / "run").exists()
+
+
+def test_norms_that_are_not_there_cannot_be_synchronised(tmp_path: Path, silent: Console) -> None:
+    with pytest.raises(Misuse, match="lenet5_relu has no batch norm for --sync-batch-norm"):
+        trained(tmp_path / "run", silent, "lenet5_relu", sync_batch_norm=True)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("folders", "sentence"),
+    [
+        ({"val/a": 1, "val/b": 1}, "the val part of .* has no image; leave --share out"),
+        ({"val/c": 4, "train/c": 1}, "no training image of 'c'; leave --share out"),
+    ],
+)
+def test_a_share_that_leaves_nothing_is_said_so(
+    make_folder: MakeFolder,
+    shrunk: str,
+    tmp_path: Path,
+    silent: Console,
+    folders: dict[str, int],
+    sentence: str,
+) -> None:
+    root = make_folder({"train/a": 6, "train/b": 6, **folders})
+    with pytest.raises(Failure, match=sentence):
+        fit(root, model=shrunk, share=0.5, output=tmp_path / "run", console=silent)
+    assert not (tmp_path / "run").exists()
 
 
 def test_the_papers_decay_everything_and_later_ones_spare_vectors() -> None:

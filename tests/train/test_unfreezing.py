@@ -207,6 +207,14 @@ def test_a_mapped_head_scores_before_it_learnt_and_is_resumed_from_what_is_store
         ({"stage_factor": 0.5}, "--stage-factor is about weights"),
         ({"head": "mapped"}, "--head is about weights"),
         ({"init": ["gaussian"], "weights": "SOURCE"}, "--init sets weights anew, and --weights carries them"),
+        (
+            {"unfreeze": "gradual", "freeze": "features", "weights": "SOURCE"},
+            "--unfreeze has nothing to wake then; give --unfreeze alone",
+        ),
+        (
+            {"cached_features": 1, "freeze": "features", "regularise": ["dropblock"], "weights": "SOURCE"},
+            "dropblock is noise in what --cached-features runs only once",
+        ),
     ],
 )
 def test_what_makes_no_sense_is_refused_before_anything_is_written(

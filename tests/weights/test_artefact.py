@@ -1,6 +1,7 @@
 """An artefact holds all that is needed to predict, and a hostile file runs nothing."""
 
 import json
+import math
 import pickle
 import struct
 from dataclasses import replace
@@ -72,6 +73,13 @@ def test_reading_the_card_needs_no_weights(saved: Path) -> None:
 def test_metrics_of_a_part_are_added(saved: Path) -> None:
     found = artefact.with_metrics(CARD, "test", {"accuracy": 0.25})
     assert found.metrics == {"val/accuracy": 0.5, "test/accuracy": 0.25}
+
+
+def test_a_metric_that_is_no_number_is_left_out(saved: Path, tmp_path: Path) -> None:
+    model, card = artefact.load(saved)
+    found = artefact.with_metrics(card, "val", {"accuracy": 0.25, "loss": math.nan, "error": math.inf})
+    artefact.save(tmp_path / "again.safetensors", model.state_dict(), found)
+    assert artefact.read_card(tmp_path / "again.safetensors").metrics["val/accuracy"] == 0.25
 
 
 class Bomb:

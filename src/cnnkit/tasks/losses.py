@@ -113,7 +113,10 @@ class CrossEntropy(Loss):
         balance = self._of_classes(logits)
         if logits.ndim == 2:
             target = labels if labels.is_floating_point() else labels.long()
-            return cross_entropy(logits, target, balance, label_smoothing=smoothing)
+            loss = cross_entropy(logits, target, balance, label_smoothing=smoothing)
+            if balance is not None and labels.is_floating_point():  # torch divides it by the images alone
+                loss = loss * len(labels) / (labels @ balance).sum()
+            return loss
         target, counted = labels.long(), labels != IGNORED
         if weights is not None:
             each = cross_entropy(

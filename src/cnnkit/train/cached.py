@@ -88,8 +88,6 @@ def cut(network: nn.Module, frozen: str, images: Tensor) -> Cut:
     kind = type(network).__name__
     if not isinstance(network, Backbone) or not hasattr(network, "head"):
         raise Misuse(f"cached features need a network of features and a head, and {kind} has no such parts")
-    if network.get_submodule("head")._forward_pre_hooks:
-        raise Misuse(f"cached features have no noise before the head of {kind}; leave out spatial_dropout")
     if frozen == "features":
         fixed = next((i for i, layer in enumerate(_layers(network)) if _changes(layer)), 0)
         found = Cut(_count(network), fixed)

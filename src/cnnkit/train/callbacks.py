@@ -65,7 +65,9 @@ class Clock:
 class Keeper(Checkpoint):
     """At the end of an epoch: the artefact if it is the best, then the checkpoint, then the metrics.
 
-    In this order a kill between two of them costs nothing: the repeated epoch writes the same again.
+    In this order a kill between two of them costs nothing: the repeated epoch writes the same again. The run
+    is stopped here too, where no epoch of the last few was the best: the Trainer asks its checkpoints last,
+    so any other callback would look at a history that lacks the epoch.
 
     Args:
         directory: where to.
@@ -73,6 +75,7 @@ class Keeper(Checkpoint):
         done: rows of the epochs that an earlier run finished.
         show: told of each new row.
         world: the processes of the run; the first writes and shows.
+        patience: epochs without a better network that are waited for; None: all there are.
     """
 
     def __init__(
@@ -82,9 +85,10 @@ class Keeper(Checkpoint):
         done: list[dict[str, float]],
         show: Callable[[Mapping[str, float]], None],
         world: World = ALONE,
+        patience: int | None = None,
     ) -> None:
         self.directory, self.save_best, self.history = directory, save_best, list(done)
-        self.show, self.world = show, world
+        self.show, self.world, self.patience = show, world, patience
         self.clock = Clock()
         self.writer: SummaryWriter | None = None
 
@@ -127,6 +131,7 @@ class Keeper(Checkpoint):
         if best_of(self.history, pl_module.task.best) is row:
             self.save_best(self.directory.best, pl_module.scores.to_json())
         trainer.save_checkpoint(self.directory.last)
+        trainer.should_stop |= gave_up(self.history, pl_module.task.best, self.patience)
         if not self.world.first:
             return
         self.directory.write_metrics(self.history)
@@ -139,7 +144,7 @@ class Keeper(Checkpoint):
     def _row(self, trainer: Trainer, pl_module: Training) -> dict[str, float]:
         """What there is to say of the epoch."""
         scores = pl_module.scores.to_json() if pl_module.scores else {}
-        row = {"epoch": trainer.current_epoch + 1, "lr": pl_module.optimizer.param_groups[0]["lr"]}
+        row = {"epoch": trainer.current_epoch + 1, "lr": pl_module.rate}
         row |= {f"train/{name}": value for name, value in pl_module.trained().items()}
         row |= {f"val/{name}": value for name, value in scores.items()}
         seconds = self.clock.seconds
@@ -168,23 +173,6 @@ def gave_up(history: list[dict[str, float]], by: str, patience: int | None) -> b
     """Whether the best epoch is at least `patience` epochs ago."""
     best = best_of(history, by)
     return None not in (best, patience) and history[-1]["epoch"] - best["epoch"] >= patience  # type: ignore[index,operator]
-
-
-class Patience(Callback):
-    """Stops a run in which no epoch of the last few was the best.
-
-    Args:
-        history: rows of the epochs so far; it grows.
-        by: the figure by which the best is chosen.
-        epochs: how many are waited for.
-    """
-
-    def __init__(self, history: list[dict[str, float]], by: str, epochs: int) -> None:
-        self.history, self.by, self.epochs = history, by, epochs
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Stop where the best epoch is too long ago."""
-        trainer.should_stop = trainer.should_stop or gave_up(self.history, self.by, self.epochs)
 
 
 class Live(Callback):

@@ -9,6 +9,7 @@ from cnnkit.data import DataSet
 from cnnkit.errors import Misuse
 from cnnkit.models import create
 from cnnkit.surgery.changes import replay
+from cnnkit.surgery.norms import BATCH_NORMS
 from cnnkit.train.recipe import Recipe
 from cnnkit.train.transfer import Transfer
 from cnnkit.weights.preprocessing import Preprocessing
@@ -53,11 +54,13 @@ def check(recipe: Recipe, data: DataSet, to: Preprocessing, transfer: Transfer |
     """Try all changes on the network without memory or arithmetic.
 
     Raises:
-        Misuse: one cannot be made.
+        Misuse: one cannot be made, or batch norms are to be synchronised and there are none.
     """
     with torch.device("meta"):
         network = fresh(recipe, data, to, transfer)
         change(network, recipe, to, None)
+    if recipe.sync_batch_norm and not any(isinstance(m, BATCH_NORMS) for m in network.modules()):
+        raise Misuse(f"{recipe.model} has no batch norm for --sync-batch-norm to synchronise; leave it out")
 
 
 def fresh(recipe: Recipe, data: DataSet, to: Preprocessing, transfer: Transfer | None) -> nn.Module:

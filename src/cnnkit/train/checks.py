@@ -17,6 +17,9 @@ OF_WEIGHTS = {
     "head": "new",
 }
 
+#: Regularisers that put noise before the head in every step, where cached features are made once.
+BEFORE_THE_HEAD = {"dropblock", "spatial_dropout", "stochastic_depth"}
+
 #: Settings that say something of one task alone, and what they are without.
 OF_TASK: dict[str, dict[str, Any]] = {
     "classify": {
@@ -65,6 +68,14 @@ def check_weights(recipe: Recipe) -> None:
     for name, without in OF_WEIGHTS.items():
         if not (recipe.weights or recipe.backbone_weights) and getattr(recipe, name) != without:
             raise Misuse(f"--{name.replace('_', '-')} is about weights that are carried over; give --weights")
+    if recipe.freeze == "features" and recipe.unfreeze is not None:
+        raise Misuse(
+            "--freeze features keeps all but the head as it is to the end, and --unfreeze has nothing to "
+            "wake then; give --unfreeze alone"
+        )
+    noise = [part.name for part in recipe.regularise if part.name in BEFORE_THE_HEAD]
+    if recipe.cached_features is not None and noise:
+        raise Misuse(f"{noise[0]} is noise in what --cached-features runs only once; leave one of them out")
     if recipe.weights is not None and recipe.arguments:
         raise Misuse("arguments build a new network, and --weights carries one over; give one of them")
     if recipe.weights is not None and recipe.init:
@@ -94,7 +105,7 @@ def usable(data: DataSet, skip_bad: bool, console: Console) -> tuple[Examination
     return seen, data.without(seen.unreadable)
 
 
-def check_classes(data: DataSet) -> None:
+def check_classes(data: DataSet, recipe: Recipe) -> None:
     """Refuse data that cannot be trained on.
 
     Raises:
@@ -107,7 +118,8 @@ def check_classes(data: DataSet) -> None:
         raise Failure(f"{data.source} has only one class, {data.classes[0]!r}; a network needs two")
     for name, part in data.parts.items():
         if not len(part):
-            raise Failure(f"the {name} part of {data.source} has no image; add some, or remove the folder")
+            remedy = "add some, or remove the folder" if recipe.share is None else "leave --share out"
+            raise Failure(f"the {name} part of {data.source} has no image; {remedy}")
         if part.masks is not None and all(balance(part, data.classes).empty):
             raise Failure(
                 f"no pixel of the {name} part of {data.source} counts, all are ignored; look at its masks, "
@@ -117,4 +129,5 @@ def check_classes(data: DataSet) -> None:
         return
     if absent := set(range(len(data.classes))) - set(data.parts["train"].labels):
         missing = data.classes[min(absent)]
-        raise Failure(f"{data.source} has no training image of {missing!r}; add some, or remove that class")
+        remedy = "add some, or remove that class" if recipe.share is None else "leave --share out"
+        raise Failure(f"{data.source} has no training image of {missing!r}; {remedy}")

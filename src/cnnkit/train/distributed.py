@@ -165,21 +165,39 @@ def check_shared(recipe: Recipe) -> None:
         raise Misuse(f"{near} processes need {near} GPUs, and there are {torch.cuda.device_count()}")
     if size % near:
         raise Misuse(f"{size} processes in machines of {near} are not shared evenly; start as many on each")
+    if recipe.distribute == "fsdp" and recipe.precision == "16":
+        raise Misuse(
+            "--precision 16 scales gradients of whole weights; with --distribute fsdp use bf16 or 32"
+        )
     if recipe.distribute == "fsdp" and (recipe.ema is not None or recipe.cached_features is not None):
         name = "ema" if recipe.ema is not None else "cached_features"
         raise Misuse(f"{name} needs the whole network in each process; leave it out or use --distribute ddp")
 
 
-def shared(recipe: Recipe, weights: int) -> Recipe:
+def shared(recipe: Recipe, weights: int, skips: bool = False) -> Recipe:
     """The recipe with its choice of what a process holds, for a network of so many weights.
 
     That is a part of it where the whole, with its gradient and two moments, fills half of a GPU.
+
+    Args:
+        skips: whether there are steps that leave out some of the weights.
+
+    Raises:
+        Misuse: there are, and the processes are to hold parts.
     """
-    if _number("WORLD_SIZE", 1) == 1 or recipe.distribute != "auto":
+    if _number("WORLD_SIZE", 1) == 1:
+        return recipe
+    if skips and recipe.distribute == "fsdp":  # processes would wait for each other's parts of other layers
+        raise Misuse(
+            "stochastic_depth and unfreeze leave weights out of a step, and --distribute fsdp needs all of "
+            "them; leave that out or use --distribute ddp"
+        )
+    if recipe.distribute != "auto":
         return recipe
     on_gpu = torch.device(recipe.device).type == "cuda"
     room = torch.cuda.get_device_properties(0).total_memory if on_gpu else math.inf
-    whole = recipe.ema is not None or recipe.cached_features is not None or 4 * 4 * weights < room / 2
+    whole = skips or recipe.ema is not None or recipe.cached_features is not None
+    whole = whole or 4 * 4 * weights < room / 2
     return replace(recipe, distribute="ddp" if whole else "fsdp")
 
 
@@ -196,7 +214,8 @@ def in_parts(recipe: Recipe) -> Recipe:
 
 def may_skip(network: nn.Module, recipe: Recipe) -> bool:
     """Whether there are steps that leave out some of the weights."""
-    return recipe.unfreeze is not None or any(isinstance(m, Survival) for m in network.modules())
+    depth = any(part.name == "stochastic_depth" for part in recipe.regularise)
+    return depth or recipe.unfreeze is not None or any(isinstance(m, Survival) for m in network.modules())
 
 
 def strategy(recipe: Recipe, world: World, skips: bool) -> Strategy:

@@ -19,7 +19,7 @@ from cnnkit.data.splits import hold_out
 from cnnkit.tasks import load
 from cnnkit.tasks.task import Scores, observed
 from cnnkit.train.cached import Features, cut, run_once
-from cnnkit.train.callbacks import Keeper, Live, Patience, best_of, gave_up
+from cnnkit.train.callbacks import Keeper, Live, best_of, gave_up
 from cnnkit.train.changing import arguments, change, fresh
 from cnnkit.train.directory import Directory
 from cnnkit.train.distributed import ALONE, World, cores, may_skip, together
@@ -124,7 +124,12 @@ def _settled(plan: Plan, console: Console) -> Plan:
         return plan
     network, _ = build(plan)
     task = task_of(plan.data, plan.recipe)
-    recipe, tried = settle(plan.recipe, network, feeds(plan)[0], plan.preprocessing, task.loss)
+    rates = _rates(plan, _levels(plan, network))
+
+    def feed(recipe: Recipe) -> Batches:
+        return feeds(replace(plan, recipe=recipe))[0]
+
+    recipe, tried = settle(plan.recipe, network, feed, plan.preprocessing, task.loss, rates)
     config = {**plan.config, "recipe": recipe.to_dict()}
     plan.directory.write_json("found.json", tried)
     plan.directory.write_config(config)
@@ -239,8 +244,7 @@ def descend(plan: Plan, console: Console, world: World = ALONE) -> list[dict[str
     world.align(model)
     if world.size > 1 and (recipe.sync_batch_norm or recipe.distribute == "fsdp"):
         model = synchronised(model, recipe.device)
-    found = levels(model, plan.transfer.head, plan.transfer.filled) if plan.transfer else []
-    rates = shares(found, recipe.backbone_factor or 1.0, recipe.stage_factor or 1.0)
+    found = _levels(plan, model)
     train: Batches | Features
     val: Batches | Features
     with world.in_turn(), console.status("reading the images") as status:
@@ -254,7 +258,7 @@ def descend(plan: Plan, console: Console, world: World = ALONE) -> list[dict[str
     for feed in (train, val):
         if isinstance(feed.batch_sampler, Order):
             feed.batch_sampler.among(world.rank, world.size)
-    training = Training(model, task, plan.preprocessing, recipe, rates, parted, world)
+    training = Training(model, task, plan.preprocessing, recipe, _rates(plan, found), parted, world)
 
     def save_best(path: Path, metrics: dict[str, float]) -> None:
         weights = weights_of(training.evaluated)
@@ -262,10 +266,8 @@ def descend(plan: Plan, console: Console, world: World = ALONE) -> list[dict[str
             artefact.save(path, weights, artefact.with_metrics(card, "val", metrics))
 
     live = Live(console, recipe.epochs, task.best, _advice(recipe, train))
-    keeper = Keeper(directory, save_best, done, live.show, world)
+    keeper = Keeper(directory, save_best, done, live.show, world, recipe.early_stop)
     callbacks: list[Callback] = [live, keeper]
-    if recipe.early_stop is not None:
-        callbacks.append(Patience(keeper.history, task.best, recipe.early_stop))
     if recipe.unfreeze is not None:
         callbacks.append(Unfreezer(recipe.unfreeze, found))
     if isinstance(
@@ -276,6 +278,16 @@ def descend(plan: Plan, console: Console, world: World = ALONE) -> list[dict[str
         trainer = make_trainer(recipe, directory, callbacks, world, may_skip(model, recipe))
         trainer.fit(training, train, val, ckpt_path=str(directory.last) if done else None, weights_only=True)
     return keeper.history
+
+
+def _levels(plan: Plan, network: nn.Module) -> list[list[nn.Parameter]]:
+    """The parameters from the logits down, where some of them were carried over."""
+    return levels(network, plan.transfer.head, plan.transfer.filled) if plan.transfer else []
+
+
+def _rates(plan: Plan, found: list[list[nn.Parameter]]) -> dict[int, float]:
+    """By the id of a parameter of these levels, the share of the learning rate at which it learns."""
+    return shares(found, plan.recipe.backbone_factor or 1.0, plan.recipe.stage_factor or 1.0)
 
 
 def _advice(recipe: Recipe, feed: Batches | Features) -> str:

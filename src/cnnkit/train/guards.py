@@ -51,6 +51,8 @@ def stoppable(plan: Plan) -> Iterator[None]:
     except Stopped:
         for number in before:
             signal.signal(number, signal.SIG_IGN)
+        if hasattr(signal, "SIGCHLD"):
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # PyTorch's raises where a data worker ended too
         raise Stopped(told()) from None
     finally:
         for number, handler in before.items():

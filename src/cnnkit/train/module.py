@@ -62,7 +62,8 @@ class Training(LightningModule):
         self.l1, self.l2 = sum(l1 for l1, _ in penalties), sum(l2 for _, l2 in penalties)
         self.total = 1  # steps of the run
         self.memory = MEMORY[recipe.layout]
-        self.model.to(memory_format=self.memory)
+        if recipe.distribute != "fsdp":  # whose weights must be in plain order
+            self.model.to(memory_format=self.memory)
         self.averaged: AveragedModel | None = None
         if recipe.ema is not None:
             self.averaged = AveragedModel(model, use_buffers=True).requires_grad_(False)
@@ -70,8 +71,9 @@ class Training(LightningModule):
             self.model.compile()
         self.frozen: list[nn.Module] = []
         self.recent: list[tuple[Tensor, ...]] = []  # loss, right answers and answers since the last look
-        self.steps = self.images = self.right = self.answers = 0
+        self.batches = self.images = self.right = self.answers = 0
         self.loss = 0.0
+        self.rate = 0.0  # the learning rate of the last step
         self.held_out: list[Row] = []
         self.scores: Scores | None = None
         self.hold()
@@ -86,7 +88,10 @@ class Training(LightningModule):
     def configure_model(self) -> None:
         """Leave this process its part of the network, where the recipe wants it in parts."""
         if self.world.size > 1 and self.recipe.distribute == "fsdp":
+            before = {name: id(p) for name, p in self.model.named_parameters()}
             shard(self.model, self.device_mesh["data_parallel"])  # type: ignore[index]
+            now = self.model.named_parameters()  # other objects
+            self.rates = {id(p): self.rates.get(before[name], 1.0) for name, p in now}
 
     def hold(self) -> None:
         """Keep the batch norms whose parameters are frozen now as they are."""
@@ -111,12 +116,13 @@ class Training(LightningModule):
     def on_train_epoch_start(self) -> None:
         """Random numbers of an epoch depend on its number alone, so that a resumed run draws the same."""
         torch.manual_seed(derive(self.recipe.seed, self.current_epoch, 3, self.world.rank))
-        self.recent, self.steps = [], self.global_step
+        self.recent, self.batches = [], self.current_epoch * int(self.trainer.num_training_batches)
         self.images, self.right, self.answers, self.loss = 0, 0, 0, 0.0
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Loss of one batch; kept on the device, looked at rarely."""
         schedule(self.model, self.global_step / self.total)
+        self.rate = self.optimizer.param_groups[0]["lr"]
         images, targets = self.noise(self.read(batch), batch["labels"], batch_idx)
         batch = {**batch, "labels": targets}
         output = self.part(self.model)(images)
@@ -124,11 +130,13 @@ class Training(LightningModule):
         if self.l1 or self.l2:
             loss = loss + penalty(self.model, self.l1, self.l2)
         right, answers = self.task.hits(output, batch)
-        share, counts = self.sharing(self.trainer.train_dataloader, batch_idx)
+        feed: Any = self.trainer.train_dataloader
+        share, counts = self.sharing(feed, batch_idx)
+        share *= added(feed.batch_sampler, batch_idx, self.recipe.accumulate)
         counted = len(targets) if counts else 0
         self.recent.append((loss.detach() * counted, right * (counted > 0), answers * (counted > 0)))
         self.images += counted
-        self.steps += 1
+        self.batches += 1
         if (batch_idx + 1) % LOOK == 0:
             self.look()
         return loss * share if share != 1.0 else loss
@@ -165,11 +173,10 @@ class Training(LightningModule):
         self.recent = []
         for place, loss in enumerate(losses):
             if not math.isfinite(loss):
-                step = self.steps - len(losses) + place + 1
-                lr = self.optimizer.param_groups[0]["lr"]
+                batch, lr = self.batches - len(losses) + place + 1, self.recipe.optimizer.lr
                 raise Failure(
-                    f"the loss is no longer finite at step {step} (epoch {self.current_epoch + 1}, learning "
-                    f"rate {lr:.2g}); try --lr {self.recipe.optimizer.lr / 10:.2g}, or --precision 32"
+                    f"the loss is no longer finite at batch {batch} (epoch {self.current_epoch + 1}, "
+                    f"learning rate {self.rate:.2g}); try --lr {lr / 10:.2g}, or --precision 32"
                 )
             self.loss += loss
         self.right += sum(right)
@@ -224,12 +231,12 @@ class Training(LightningModule):
     def can_fuse(self) -> bool:
         """Whether one kernel may do the whole step.
 
-        Not for parts of a network, nor where gradients are scaled and then clipped; and PyTorch's fails where
-        a weight has its first gradient later than others.
+        Not for parts of a network, nor where gradients are clipped under mixed precision, which Lightning
+        refuses; and PyTorch's fails where a weight has its first gradient later than others.
         """
         whole = self.recipe.distribute != "fsdp" and not may_skip(self.model, self.recipe)
         known = self.device.type in {"cpu", "cuda"} and whole
-        return known and not (self.recipe.precision == "16" and self.recipe.clip is not None)
+        return known and (self.recipe.precision == "32" or self.recipe.clip is None)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """The step, and the average of the weights after it."""
@@ -253,6 +260,23 @@ def in_order(found: Sequence[Sequence[Row]], feed: Any) -> Iterator[Row]:
     place = index.argsort()
     for batch in feed.batch_sampler.indices():
         yield tuple(column[place[batch]] for column in kept)
+
+
+def added(order: Any, place: int, accumulate: int) -> float:
+    """By what the loss of a batch counts, of which the Trainer takes one part in `accumulate`.
+
+    The gradient of a step is then the mean over the images of its batches, as if they were one: also where
+    the epoch ends with fewer of them, or with a smaller one.
+
+    Args:
+        order: of the batches, an `Order`.
+        place: of the batch in its epoch.
+    """
+    if accumulate == 1:
+        return 1.0
+    first = place - place % accumulate
+    images = sum(order.size(batch) for batch in range(first, min(first + accumulate, len(order))))
+    return float(accumulate * order.size(place) / images)
 
 
 def decay(share: float, steps: int) -> float:

@@ -22,7 +22,7 @@ from cnnkit.tasks.task import choose as choose_task
 from cnnkit.train.changing import arguments, check, fresh
 from cnnkit.train.checks import check_classes, check_task, check_weights, usable
 from cnnkit.train.directory import Directory, environment
-from cnnkit.train.distributed import check_shared, in_parts, job, restarted, shared
+from cnnkit.train.distributed import check_shared, in_parts, job, may_skip, restarted, shared
 from cnnkit.train.find import beginning
 from cnnkit.train.measure import choose
 from cnnkit.train.recipe import SHORT, Recipe, make, merged
@@ -101,7 +101,7 @@ def new(
     directory.check(overwrite=overwrite)
     seen, data = usable(data, skip_bad, console)
     data = data.split()
-    check_classes(data)
+    check_classes(data, recipe)
     recipe, preprocessing = resolve(recipe, spec, data, seen, start, backbone)
     check_shared(recipe)
     network, transfer = None, None
@@ -213,7 +213,7 @@ def _measured(
 ) -> tuple[Recipe, str]:
     """The recipe with its arithmetic chosen on this machine, and what to say of it."""
     network = start if start is not None else fresh(recipe, data, to, transfer)
-    recipe = shared(recipe, sum(p.numel() for p in network.parameters()))
+    recipe = shared(recipe, sum(p.numel() for p in network.parameters()), may_skip(network, recipe))
     if recipe.distribute == "fsdp":
         return in_parts(recipe), ""
     batch = _some(recipe, data, to, getattr(network, "margin", 0))

@@ -79,7 +79,7 @@ class Recipe:
     find: tuple[Literal["lr", "batch_size"], ...] = setting(
         (), "What is found by trying before the run: lr, batch_size."
     )
-    accumulate: int = setting(1, "Batches whose gradients are added up before a step.", ge=1)
+    accumulate: int = setting(1, "Batches that a step takes, one after the other, as if they were one.", ge=1)
     optimizer: StepRule = setting(Adamw(), "Step rule.", choices=OPTIMIZERS)
     schedule: Schedule = setting(OneCycle(), "Learning rate over the run.", choices=SCHEDULES)
     clip: float | None = setting(None, "Longest gradient; longer ones are shortened to it. [any]", gt=0)

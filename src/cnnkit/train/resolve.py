@@ -40,9 +40,15 @@ def resolve(
     or a fit that is asked for wins. With those of a backbone, its colours are.
 
     Raises:
-        Misuse: the network does not take images of the size that was asked for; the device is not there.
+        Misuse: the network does not take images of the size that was asked for; the device is not there, or
+            does not compute in the precision that was asked for.
     """
     _check_fit(recipe, data)
+    device = _device(recipe.device)
+    if recipe.precision == "16" and device == "cpu":
+        raise Misuse(
+            "--precision 16 is for GPUs, a CPU's short numbers are bf16; use --precision bf16 or auto"
+        )
     channels = 1 if seen.grey and backbone is None else 3
     arguments = {**(recipe.arguments or {}), "num_classes": len(data.classes), "in_channels": channels}
     if recipe.arguments:
@@ -81,7 +87,7 @@ def resolve(
         fit=to.fit,
         normalise=to.normalisation,
         cache=None if recipe.cache is None else str(Path(recipe.cache).resolve()),
-        device=_device(recipe.device),
+        device=device,
         workers=recipe.workers if recipe.workers is not None else 0 if small else min(8, cores()),
         backbone_factor=recipe.backbone_factor or BACKBONE_FACTOR if start or backbone else None,
     )

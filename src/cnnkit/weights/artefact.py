@@ -7,6 +7,7 @@ the document is validated before anything is built from it.
 """
 
 import json
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -150,8 +151,9 @@ def load(path: Path) -> tuple[nn.Module, Card]:
 
 
 def with_metrics(card: Card, part: str, metrics: dict[str, float]) -> Card:
-    """The same document with what the network reached on one part."""
-    return replace(card, metrics={**card.metrics, **{f"{part}/{k}": v for k, v in metrics.items()}})
+    """The same document with what the network reached on one part, as far as that is a number."""
+    reached = {f"{part}/{name}": value for name, value in metrics.items() if math.isfinite(value)}
+    return replace(card, metrics={**card.metrics, **reached})
 
 
 @contextmanager
