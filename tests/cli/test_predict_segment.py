@@ -1,6 +1,7 @@
 """`cnnkit predict` with a network that labels pixels, as a person meets it."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,8 @@ from cnnkit.tasks.refine import Crf
 from cnnkit.tasks.windows import Windows
 from cnnkit.weights import artefact
 from cnnkit.weights.preprocessing import Preprocessing
+
+from ..data.masked import lying
 
 CLASSES = ["sky", "road", "tree"]
 
@@ -233,3 +236,42 @@ def test_what_is_of_masks_is_refused_with_a_classifier(
     code, _, err = run(capsys, classifier, photos, *flags)
     assert code == 2
     assert f"are of masks, and {classifier} classifies images" in err
+
+
+def test_a_picture_that_takes_long_says_so_after_its_first_window(
+    capsys: pytest.CaptureFixture[str], network: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Image.new("RGB", (200, 40), "grey").save(tmp_path / "wide.png")
+    monkeypatch.setattr("cnnkit.cli.predict.PATIENCE", 0.0)
+    how = [network, tmp_path / "wide.png", "--out", tmp_path / "out", "--window", 64]
+    code, _, err = run(capsys, *how, "--crf")
+    assert code == 0
+    assert len(err.splitlines()) == 1
+    assert re.fullmatch(r".*wide\.png: about \d+ s more; leave --crf out, or give a smaller picture\n", err)
+    _, _, err = run(capsys, *how, "--overwrite")
+    assert err.endswith("s more; a smaller picture takes less\n")
+    assert run(capsys, *how[:4], "--overwrite")[2] == ""  # one window: nothing is left after it
+
+
+@pytest.mark.parametrize("device", ["cuda:63", "nonsense"])
+def test_a_device_that_is_not_there_is_refused(
+    capsys: pytest.CaptureFixture[str], network: Path, photos: Path, device: str
+) -> None:
+    code, _, err = run(capsys, network, photos, "--device", device)
+    assert (code, err) == (2, f"error: --device {device} is not there on this machine; use --device cpu\n")
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_picture_is_labelled_upright_however_it_was_stored(
+    network: Path, tmp_path: Path, orientation: int
+) -> None:
+    upright = Image.fromarray(np.random.default_rng(1).integers(0, 256, (40, 64, 3), dtype=np.uint8))
+    upright.save(tmp_path / "upright.png")
+    lying(upright, orientation, tmp_path / "lying.png")
+    found = load(network)
+    assert isinstance(found, Segmenter)
+    truth = found.predict(tmp_path / "upright.png").mask
+    assert len(truth.unique()) > 1
+    assert torch.equal(found.predict(tmp_path / "lying.png").mask, truth)
+    with Image.open(tmp_path / "lying.png") as opened:
+        assert torch.equal(found.predict(opened).mask, truth)

@@ -42,3 +42,29 @@ def write(
         mask = blocks(size, classes, seed + number)
         picture(mask, colour).save(images / f"{number}.{ending}")
         Image.fromarray(mask).save(masks / f"{number}.png")
+
+
+#: What is done to an upright picture before it is stored with an EXIF orientation.
+LAID = dict(
+    zip(
+        range(2, 9),
+        (
+            Image.Transpose.FLIP_LEFT_RIGHT,
+            Image.Transpose.ROTATE_180,
+            Image.Transpose.FLIP_TOP_BOTTOM,
+            Image.Transpose.TRANSPOSE,
+            Image.Transpose.ROTATE_90,
+            Image.Transpose.TRANSVERSE,
+            Image.Transpose.ROTATE_270,
+        ),
+        strict=True,
+    )
+)
+
+
+def lying(upright: Image.Image, orientation: int, path: Path, **how: int) -> None:
+    """Save a picture as a camera in one of the eight orientations stores it."""
+    stored = upright.transpose(LAID[orientation]) if orientation in LAID else upright
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stored.save(path, exif=exif, **how)

@@ -101,3 +101,47 @@ def test_grey_pictures_are_seen_as_grey(tmp_path: Path) -> None:
 def test_reading_names_the_file(tmp_path: Path) -> None:
     with pytest.raises(Failure, match="there is no file"):
         check.read(tmp_path / "none.png")
+
+
+def test_a_link_that_leads_nowhere_is_unreadable(make_folder: MakeFolder) -> None:
+    root = make_folder({"a": 3, "b": 3})
+    (root / "a" / "gone.jpg").symlink_to(root / "nowhere.jpg")
+    seen = data.examine(data.open(root))
+    assert seen.unreadable == ("a/gone.jpg",)
+    assert "there is no file" in seen.findings[0].message
+
+
+@pytest.mark.parametrize(
+    ("counts", "said"),
+    [
+        ({"a": 1, "b": 1}, "too few images to set some aside for test and val"),
+        ({"val/a": 3, "val/b": 3, "test/a": 3, "test/b": 3}, "no part to train on, only val and test"),
+    ],
+)
+def test_data_that_no_run_can_start_with_are_found(
+    make_folder: MakeFolder, counts: dict[str, int], said: str
+) -> None:
+    (finding,) = data.examine(data.open(make_folder(counts))).findings
+    assert finding.kind == "classes"
+    assert said in finding.message
+
+
+@pytest.mark.parametrize(
+    ("copy", "said"),
+    [
+        ("b/copy.png", "in two classes: train/a/0.png and train/b/copy.png"),
+        ("a/copy.png", "learnt and tested on: train/a/0.png and train/a/copy.png"),
+    ],
+)
+def test_the_same_picture_twice_in_one_part_is_found(make_folder: MakeFolder, copy: str, said: str) -> None:
+    root = make_folder({"train/a": 3, "train/b": 3})
+    shutil.copy(root / "train" / "a" / "0.png", root / "train" / copy)
+    (finding,) = data.examine(data.open(root)).findings
+    assert finding.kind == "twice"
+    assert said in finding.message
+
+
+def test_a_picture_twice_in_a_class_is_no_matter_where_nothing_is_set_aside(make_folder: MakeFolder) -> None:
+    root = make_folder({"train/a": 3, "train/b": 3, "val/a": 1, "val/b": 1})
+    shutil.copy(root / "train" / "a" / "0.png", root / "train" / "a" / "copy.png")
+    assert data.examine(data.open(root)).findings == ()

@@ -163,3 +163,12 @@ def test_camvids_frequencies_are_those_of_the_definition(realdata: Path) -> None
     np.testing.assert_allclose(ours, pixels / among, rtol=1e-12)
     assert np.median(ours) / ours[11] == pytest.approx(1.0974, abs=5e-5)
     assert data.examine(found).findings == ()
+
+
+@pytest.mark.parametrize(("step", "found"), [(2, True), (1, False)])
+def test_masks_with_smoothed_edges_are_found(tmp_path: Path, step: int, found: bool) -> None:
+    write(tmp_path / "images", tmp_path / "masks", SIZES)
+    for path in (tmp_path / "masks").iterdir():
+        paint(path, np.arange(24 * 36).reshape(24, 36) % 60 * step)
+    said = messages(data.open(tmp_path), "classes")
+    assert [("60 values with gaps between them" in line) for line in said] == ([True] if found else [])

@@ -131,3 +131,64 @@ def test_mnist_is_read_where_it_is(realdata: Path) -> None:
     found = data.open("mnist", data_dir=realdata).split()
     assert len(found.parts["test"]) == 10_000
     assert len(found.parts["train"]) + len(found.parts["val"]) == 60_000
+
+
+def test_parts_are_found_whatever_their_capitals(make_folder: MakeFolder) -> None:
+    root = make_folder({"Train/a": 3, "Train/b": 3, "TEST/a": 1, "TEST/b": 2})
+    assert sizes(data.open(root)) == {"train": 6, "test": 3}
+
+
+@pytest.mark.parametrize("other", ["valid", "Val"])
+def test_two_folders_of_one_part_are_refused(make_folder: MakeFolder, other: str) -> None:
+    root = make_folder({"train/a": 2, "train/b": 2, "val/a": 1, "val/b": 1, f"{other}/a": 1})
+    with pytest.raises(Failure, match="are both named like the part val; put them together"):
+        data.open(root)
+
+
+def test_what_is_left_out_is_said(make_folder: MakeFolder) -> None:
+    root = make_folder({"train/a": 2, "train/b": 2, "unlabelled": 2})
+    for stray in (root / "stray.png", root / "train" / "stray.png"):
+        stray.write_bytes((root / "train" / "a" / "0.png").read_bytes())
+    (root / "README.md").write_text("of no interest")
+    found = data.open(root)
+    assert sizes(found) == {"train": 4}
+    assert found.layout == (
+        "image folder with train/ (unlabelled/, 1 loose picture in photos/ left out; "
+        "1 loose picture in train/ left out)"
+    )
+
+
+def test_loose_pictures_beside_classes_are_said(make_folder: MakeFolder) -> None:
+    root = make_folder({"a": 2, "b": 2})
+    for stray in ("x.png", "y.png"):
+        (root / stray).write_bytes((root / "a" / "0.png").read_bytes())
+    assert data.open(root).layout == "image folder of one level (2 loose pictures in photos/ left out)"
+
+
+@pytest.mark.parametrize("counts", [{"train": 3, "test": 2}, {"train": 3}, {"train": 3, "test/a": 2}])
+def test_parts_without_classes_are_no_classes(make_folder: MakeFolder, counts: dict[str, int]) -> None:
+    with pytest.raises(Failure, match="train holds pictures and no folder of a class"):
+        data.open(make_folder(counts))
+
+
+def test_a_class_may_be_called_like_a_part(make_folder: MakeFolder) -> None:
+    assert list(data.open(make_folder({"bus": 2, "train": 2})).classes) == ["bus", "train"]
+
+
+@pytest.mark.parametrize("names", [("images", "labels"), ("Image", "Mask"), ("train/imgs", "train/gt")])
+def test_pictures_and_labels_are_no_classes(make_folder: MakeFolder, names: tuple[str, str]) -> None:
+    with pytest.raises(Failure, match="which are no classes; if these are pictures and their masks"):
+        data.open(make_folder(dict.fromkeys(names, 2)))
+
+
+@pytest.mark.parametrize("counts", [{"a": 1, "b": 1}, {"a": 2, "b": 1}, {"train/a": 1, "train/b": 1}])
+def test_too_few_images_to_set_some_aside_are_refused(
+    make_folder: MakeFolder, counts: dict[str, int]
+) -> None:
+    least = 2 if "train/a" in counts else 3
+    with pytest.raises(Failure, match=f"has too few images .* there must be {least} or more of one class"):
+        data.open(make_folder(counts)).split()
+
+
+def test_three_of_one_class_are_enough_to_split(make_folder: MakeFolder) -> None:
+    assert sizes(data.open(make_folder({"a": 3, "b": 1})).split()) == {"train": 2, "val": 1, "test": 1}

@@ -325,3 +325,48 @@ def test_camvid_and_the_membranes_are_recognised(realdata: Path) -> None:
     membrane = data.open(realdata / "membrane", classes=["membrane=0", "cell=255"])
     assert {part: len(images) for part, images in membrane.parts.items()} == {"all": 30}
     assert set(membrane.parts["all"].mask(0).unique().tolist()) == {0, 1}
+
+
+@pytest.mark.parametrize(
+    ("images", "masks"), [("{}/images", "{}/masks"), ("images/{}", "masks/{}"), ("{}", "{}annot")]
+)
+def test_two_folders_of_one_part_are_refused(tmp_path: Path, images: str, masks: str) -> None:
+    for name in ("train", "val", "valid"):
+        write(tmp_path / images.format(name), tmp_path / masks.format(name), SIZES)
+    with pytest.raises(Failure, match="are both named like the part val; put them together"):
+        data.open(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("images", "masks", "part"),
+    [
+        ("Images", "MASKS", "all"),
+        ("Train/Images", "Train/masks", "train"),
+        ("images/TRAIN", "masks/train", "train"),
+        ("Train", "trainAnnot", "train"),
+    ],
+)
+def test_capitals_do_not_matter(tmp_path: Path, images: str, masks: str, part: str) -> None:
+    write(tmp_path / images, tmp_path / masks, SIZES)
+    found = data.open(tmp_path)
+    assert keys(found) == {part: [(f"{images}/{i}.png", f"{masks}/{i}.png") for i in range(4)]}
+
+
+def test_what_lies_beside_parts_is_said_to_be_left_out(tmp_path: Path) -> None:
+    write(tmp_path / "images" / "train", tmp_path / "masks" / "train", SIZES)
+    write(tmp_path / "images" / "more", tmp_path / "masks" / "more", SIZES)
+    write(tmp_path / "images", tmp_path / "masks", SIZES[:2])
+    found = data.open(tmp_path)
+    assert {name: len(part) for name, part in found.parts.items()} == {"train": 4}
+    assert "with train/ (more/, 2 loose pictures in images/ left out)" in found.layout
+
+
+def test_pictures_that_lie_deeper_are_said_to(tmp_path: Path) -> None:
+    write(tmp_path / "images" / "a", tmp_path / "masks" / "a", SIZES)
+    with pytest.raises(Failure, match="holds no picture; they lie in the folders themselves, in none deeper"):
+        data.open(tmp_path)
+
+
+def test_one_class_is_one_class(tmp_path: Path) -> None:
+    assert "; 1 class named by the values in the masks, 0" in data.open(painted(tmp_path, [0, 0])).layout
+    assert "; 1 class as given" in data.open(tmp_path, classes=["sky"]).layout

@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cnnkit.data.pictures import fit, read, to_picture, to_tensor
+from cnnkit.data.pictures import fit, read, seen, size, to_picture, to_tensor
 from cnnkit.errors import Failure
 from cnnkit.weights.preprocessing import Preprocessing
+
+from .masked import lying
 
 RAMP = np.tile(np.arange(0, 256, 4, dtype=np.uint8), (48, 1))  # dark left, light right
 
@@ -143,3 +145,24 @@ def test_normalise_subtracts_and_divides_in_units_of_one() -> None:
     to = Preprocessing((1, 1), mean=(0.5, 0.1, 0.25), std=(0.5, 0.1, 0.25))
     made = to.normalise(to_tensor(image, to)[None])
     np.testing.assert_allclose(made.flatten().numpy(), [1.0, 1.0, -1.0], rtol=1e-6)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_every_orientation_is_read_upright_whole_and_at_a_fraction(tmp_path: Path, orientation: int) -> None:
+    down, across = np.mgrid[0:240, 0:320]
+    shades = np.stack([down * 255 / 240, across * 255 / 320, down * 0], -1).astype(np.uint8)
+    path = tmp_path / "lying.jpg"
+    lying(Image.fromarray(shades), orientation, path, quality=95)
+    assert size(path) == (320, 240)
+    small = read(path, (80, 60))
+    assert small.size == (80, 60)
+    for made, truth in ((read(path), shades), (small, shades[2::4, 2::4])):
+        assert np.abs(np.asarray(made).astype(int) - truth).mean() < 2
+    with Image.open(path) as opened:
+        assert seen(opened).tobytes() == read(path).tobytes()
+
+
+def test_a_phones_format_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "x.HEIC").write_bytes(b"\x00\x00\x00\x18ftypheic")
+    with pytest.raises(Failure, match=r"x\.HEIC is no image that can be read; save it as JPEG or PNG"):
+        read(tmp_path / "x.HEIC")

@@ -4,9 +4,11 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import pytest
 from rich.console import Console
 
 from cnnkit.data import open as open_data
+from cnnkit.errors import Failure
 from cnnkit.train.evaluate import evaluate
 from cnnkit.train.fit import fit
 
@@ -39,3 +41,8 @@ def test_a_run_on_a_share_is_resumed_and_evaluated_on_it(
     fit(resume=True, output=tmp_path / "run", epochs=2, console=silent)
     assert run.summary["epochs"] == 2
     assert evaluate(tmp_path / "run", root, split="train").images == parts["train"]
+
+
+def test_a_share_that_leaves_none_to_set_aside_is_refused(make_folder: MakeFolder) -> None:
+    with pytest.raises(Failure, match=r"the test part of .*photos has no image; raise --share"):
+        open_data(make_folder({"a": 10, "b": 10}), share=0.05)

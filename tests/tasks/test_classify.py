@@ -3,6 +3,7 @@
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -18,6 +19,8 @@ from cnnkit.tasks.classify import Classifier, Classify, outputs
 from cnnkit.tasks.losses import SquaredError
 from cnnkit.weights.artefact import Card
 from cnnkit.weights.preprocessing import Preprocessing
+
+from ..data.masked import lying
 
 
 def logits(predicted: list[int], classes: int) -> Tensor:
@@ -157,3 +160,15 @@ def test_outputs_are_those_of_evaluation_mode() -> None:
 def test_a_folder_without_a_network_is_refused(tmp_path: Path) -> None:
     with pytest.raises(Failure, match=r"holds no best\.safetensors"):
         load(tmp_path)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_picture_is_classified_upright_however_it_was_stored(tmp_path: Path, orientation: int) -> None:
+    upright = Image.fromarray(np.random.default_rng(0).integers(0, 256, (12, 9), dtype=np.uint8))
+    lying(upright, orientation, tmp_path / "lying.png")
+    torch.manual_seed(0)
+    classifier = Classifier(nn.Sequential(nn.Flatten(), nn.Linear(16, 2)), CARD)
+    truth = classifier.predict(upright).probabilities
+    assert classifier.predict(tmp_path / "lying.png").probabilities == truth
+    with Image.open(tmp_path / "lying.png") as opened:
+        assert classifier.predict(opened).probabilities == truth

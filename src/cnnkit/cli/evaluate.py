@@ -35,10 +35,17 @@ views = click.option(
     metavar="N",
     help="Of --borders: so many images of a larger part, evenly spread. [20]",
 )
-@click.option("--data-dir", type=click.Path(file_okay=False), help="Where built-in data sets are.")
+@click.option(
+    "--data-dir", type=click.Path(file_okay=False), metavar="DIR", help="Where built-in data sets are."
+)
 @device
 @click.option(
-    "--workers", type=click.IntRange(0), default=0, show_default=True, help="Processes that decode photos."
+    "--workers",
+    type=click.IntRange(0),
+    metavar="N",
+    default=0,
+    show_default=True,
+    help="Processes that decode photos.",
 )
 @as_json
 def command(

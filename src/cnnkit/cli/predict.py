@@ -1,7 +1,8 @@
 """`cnnkit predict`."""
 
 import glob
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,16 +20,28 @@ if TYPE_CHECKING:
 
 LEGEND = "legend.png"
 
+#: Seconds that a picture may still take before it is said how many.
+PATIENCE = 20.0
+
 
 @click.command("predict", short_help="Say what is on pictures.")
 @click.argument("names", metavar="[RUN] IMAGE...", nargs=-1)
 @click.option("--weights", metavar="SOURCE", help="Instead of RUN: a file, torchvision, timm:TAG.")
 @click.option("--model", metavar="NAME", help="The network of --weights. [recognised in files]")
-@click.option("--top", type=click.IntRange(1), help="Classes an image, where images are classified. [5]")
+@click.option(
+    "--top", type=click.IntRange(1), metavar="N", help="Classes an image, where images are classified. [5]"
+)
 @views
-@click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="Folder that masks go to.")
+@click.option(
+    "--out", type=click.Path(file_okay=False, path_type=Path), metavar="DIR", help="Folder that masks go to."
+)
 @click.option("--overwrite", is_flag=True, help="Replace what --out has of an earlier time.")
-@click.option("--window", type=click.IntRange(32), help="Side of what is labelled at once. [up to 704 x 704]")
+@click.option(
+    "--window",
+    type=click.IntRange(32),
+    metavar="N",
+    help="Side of what is labelled at once. [up to 704 x 704]",
+)
 @click.option("--crf", is_flag=True, help="Let labels follow the picture's edges (dense CRF).")
 @device
 @as_json
@@ -60,7 +73,8 @@ def command(
 
     Of a network that labels pixels, the shares of the classes are printed. --out writes for each picture a
     mask, NAME.png, whose pixels are the classes' numbers, and NAME.overlay.jpg to look at; a large picture is
-    labelled in windows, so that memory does not grow with it.
+    labelled in windows, so that memory does not grow with it. --crf takes minutes for one of 12 megapixels;
+    what is left to do is said after the first window.
     """
     source, images = (names[0], names[1:]) if weights is None and names else (weights, names)
     if source is None or not images:
@@ -120,7 +134,7 @@ def _segment(
     found, bad = [], 0
     for path in paths:
         try:
-            prediction = network.predict(path, windows)
+            prediction = network.predict(path, windows, _patience(path, windows))
         except Misuse:
             raise
         except Failure as error:
@@ -136,6 +150,23 @@ def _segment(
     if found and written:
         _write_legend(network.classes, next(iter(written.values())).parent)
     return found, bad
+
+
+def _patience(path: Path, windows: "Windows") -> Callable[[float], None]:
+    """Says once, after the first window of a picture, what the others will take, where that is long."""
+    began, told = time.monotonic(), False
+    remedy = (
+        "leave --crf out, or give a smaller picture" if windows.refine else "a smaller picture takes less"
+    )
+
+    def tick(share: float) -> None:
+        nonlocal told
+        left = (time.monotonic() - began) * (1 - share) / share
+        if not told and left > PATIENCE:
+            click.echo(f"{path}: about {left:,.0f} s more; {remedy}", err=True)
+        told = True
+
+    return tick
 
 
 def _overlay_of(mask: Path) -> Path:

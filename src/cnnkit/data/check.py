@@ -21,6 +21,9 @@ Kind = Literal["unreadable", "ignored", "twice", "classes", "balance"]
 #: How many times as many pixels of one class as of another are lopsided; of images it is 20 times.
 LOPSIDED = 1000
 
+#: More values than this in masks, with gaps between them, are hardly classes.
+MANY = 40
+
 
 @dataclass(frozen=True, slots=True)
 class Finding:
@@ -28,7 +31,7 @@ class Finding:
 
     Attributes:
         kind: `unreadable` image or mask, a mask of which all is `ignored`, the same image `twice`, `classes`
-            that a part lacks, or lopsided `balance`.
+            or parts that are lacking, or lopsided `balance`.
         message: one sentence.
         keys: the images concerned.
     """
@@ -101,6 +104,7 @@ def examine(data: DataSet, tick: Callable[[int, int], None] = lambda done, total
     findings = (
         *(Finding("unreadable", look.problem, (key,)) for key, look in seen.items() if look.problem),
         *_masks(data, masks, seen),
+        *_parts(data),
         *_classes(data, counts),
         *_twice(data, seen),
         *(_lopsided(masks) if masks else _balance(counts)),
@@ -152,9 +156,26 @@ def _lopsided(masks: Mapping[str, Balance]) -> Iterator[Finding]:
             )
 
 
+def _parts(data: DataSet) -> Iterator[Finding]:
+    """Nothing to train on, or too little to set some aside."""
+    if not {"all", "train"} & set(data.parts):
+        yield Finding("classes", f"there is no part to train on, only {' and '.join(data.parts)}")
+    try:
+        data.chosen()
+    except Failure as failure:
+        yield Finding("classes", str(failure))
+
+
 def _classes(data: DataSet, counts: dict[str, dict[str, int]]) -> Iterator[Finding]:
     if len(data.classes) == 1:
         yield Finding("classes", f"there is only one class, {data.classes[0]!r}; a network needs two")
+    numbers = sum(label.isdecimal() for label in data.classes)
+    if data.task == "segment" and numbers == len(data.classes) > MANY and int(data.classes[-1]) >= numbers:
+        yield Finding(
+            "classes",
+            f"the masks hold {numbers} values with gaps between them, as smoothed edges have; save masks "
+            f"without smoothing, or name the values of the classes in classes.txt",
+        )
     what = "image" if data.task == "classify" else "pixel"
     for name, by_class in counts.items():
         absent = [label for label, count in by_class.items() if count == 0]
@@ -163,15 +184,22 @@ def _classes(data: DataSet, counts: dict[str, dict[str, int]]) -> Iterator[Findi
 
 
 def _twice(data: DataSet, seen: dict[str, Seen]) -> Iterator[Finding]:
-    places: dict[str, list[tuple[str, str]]] = defaultdict(list)
+    """The same image in two parts or classes, or twice in a part that will be split."""
+    places: dict[str, list[tuple[str, int, str]]] = defaultdict(list)
     for name, part in data.parts.items():
-        for key in part.keys:
+        for key, label in zip(part.keys, part.labels, strict=True):
             if part.root is not None and not seen[key].problem:
-                places[seen[key].digest].append((name, key))
+                places[seen[key].digest].append((name, label, key))
+    whole = {"all"} if "val" in data.parts else {"all", "train"}
     for found in places.values():
-        if len({name for name, _ in found}) > 1:
-            where = " and ".join(key for _, key in found)
-            yield Finding("twice", f"the same image is in two parts: {where}", tuple(key for _, key in found))
+        names, labels, keys = zip(*found, strict=True)
+        where = " and ".join(keys)
+        if len(set(names)) > 1:
+            yield Finding("twice", f"the same image is in two parts: {where}", keys)
+        elif len(set(labels)) > 1:
+            yield Finding("twice", f"the same image is in two classes: {where}", keys)
+        elif len(keys) > 1 and names[0] in whole:
+            yield Finding("twice", f"the same image may be learnt and tested on: {where}", keys)
 
 
 def _balance(counts: dict[str, dict[str, int]]) -> Iterator[Finding]:

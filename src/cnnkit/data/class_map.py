@@ -88,10 +88,15 @@ def found(tallies: Sequence[Tally], ignore: Ignored, where: str) -> tuple[Coding
     shown = {value: f"#{value:06x}" if colours else str(value) for value in seen}
     usual = not colours and not set(seen) <= {0, IGNORED}
     coding = _coding(shown, ignore, colours=colours, usual=usual, where=where)
-    words = f"{len(coding.classes)} classes named by the {'colours' if colours else 'values'} in the masks"
+    words = f"{counted(len(coding.classes))} named by the {'colours' if colours else 'values'} in the masks"
     if len(coding.classes) <= MOST_SHOWN:
         words += f", {', '.join(coding.classes)}"
     return coding, words
+
+
+def counted(classes: int) -> str:
+    """A number of classes, in words."""
+    return f"{classes:,} {'class' if classes == 1 else 'classes'}"
 
 
 def _coding(values: dict[int, str], ignore: Ignored, *, colours: bool, usual: bool, where: str) -> Coding:
@@ -101,7 +106,7 @@ def _coding(values: dict[int, str], ignore: Ignored, *, colours: bool, usual: bo
     kept = {value: name for value, name in values.items() if value not in gone}
     classes = tuple(dict.fromkeys(kept.values()))
     if not 0 < len(classes) <= MOST_CLASSES:
-        raise Misuse(f"{where} leaves {len(classes)} classes; there may be 1 to {MOST_CLASSES}")
+        raise Misuse(f"{where} leaves {counted(len(classes))}; there may be 1 to {MOST_CLASSES}")
     labels = {value: classes.index(name) for value, name in kept.items()}
     return Coding(classes, labels | dict.fromkeys(gone, IGNORED), colours)
 

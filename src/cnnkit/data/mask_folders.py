@@ -6,16 +6,11 @@ from itertools import chain
 from pathlib import Path
 
 from cnnkit.data import class_map
+from cnnkit.data.listing import PARTS, child, files, left_out, parts
 from cnnkit.data.masks import IGNORED, Coding, Masks, tallies
 from cnnkit.data.sets import DataSet, Part
 from cnnkit.errors import Failure, Misuse
 
-#: The names under which parts are found.
-PARTS = {
-    "train": ("train", "training"),
-    "val": ("val", "valid", "validation"),
-    "test": ("test", "testing"),
-}
 IMAGES, MASKS = "images", "masks"
 VOC_IMAGES, VOC_MASKS, VOC_LISTS = "JPEGImages", "SegmentationClass", "ImageSets/Segmentation"
 ANNOT = "annot"
@@ -55,12 +50,14 @@ def read_masks(
     if found is None:
         return None
     if not any(found.parts.values()):
-        raise Failure(f"{root} ({found.layout}) holds no picture")
+        raise Failure(
+            f"{root} ({found.layout}) holds no picture; they lie in the folders themselves, in none deeper"
+        )
     coding, words = _coding(root, found, classes, ignore)
     gone = [coding.shown(value) for value, label in sorted(coding.values.items()) if label == IGNORED]
     layout = "; ".join([found.layout, words, *([f"{', '.join(gone)} ignored"] if gone else [])])
-    parts = {name: _part(root, pairs, coding) for name, pairs in found.parts.items()}
-    return DataSet(root.resolve().name, str(root), layout, coding.classes, parts, task="segment")
+    made = {name: _part(root, pairs, coding) for name, pairs in found.parts.items()}
+    return DataSet(root.resolve().name, str(root), layout, coding.classes, made, task="segment")
 
 
 def _part(root: Path, pairs: Sequence[Pair], coding: Coding) -> Part:
@@ -77,7 +74,9 @@ def _coding(
 ) -> tuple[Coding, str]:
     """What the masks' values stand for, and where that was learned."""
     if classes is not None:
-        return class_map.given(classes, ignore, "the class map"), f"{len(classes)} classes as given"
+        return class_map.given(
+            classes, ignore, "the class map"
+        ), f"{class_map.counted(len(classes))} as given"
     if (stored := class_map.stored(root)) is not None:
         lines, name = stored
         return class_map.given(lines, ignore, str(root / name)), f"classes of {name}"
@@ -88,16 +87,19 @@ def _coding(
 
 def _images(root: Path) -> Found | None:
     """`images/` + `masks/`, in the root, in each part, or with the parts in them."""
-    if (root / IMAGES).is_dir() and (root / MASKS).is_dir():
-        inner = _parts(root / IMAGES)
-        if inner:
-            tops = {part: (top, root / MASKS / top.name) for part, top in inner.items()}
-            return Found(f"{IMAGES}/ and {MASKS}/ with {_listed(inner)}", _paired(root, tops))
-        return Found(f"{IMAGES}/ and {MASKS}/", _paired(root, {"all": (root / IMAGES, root / MASKS)}))
-    outer = {part: top for part, top in _parts(root).items() if (top / MASKS).is_dir()}
-    if not outer or not all((top / IMAGES).is_dir() for top in outer.values()):
+    images, masks = child(root, IMAGES), child(root, MASKS)
+    if images.is_dir() and masks.is_dir():
+        words, inner = f"{images.name}/ and {masks.name}/", parts(images)
+        if not inner:
+            return Found(words, _paired(root, {"all": (images, masks)}))
+        tops = {part: (top, child(masks, top.name)) for part, top in inner.items()}
+        words += f" with {_listed(inner)}"
+        gone = left_out(images, inner.values())
+        return Found(f"{words} ({gone})" if gone else words, _paired(root, tops))
+    outer = {part: top for part, top in parts(root).items() if child(top, MASKS).is_dir()}
+    if not outer or not all(child(top, IMAGES).is_dir() for top in outer.values()):
         return None
-    tops = {part: (top / IMAGES, top / MASKS) for part, top in outer.items()}
+    tops = {part: (child(top, IMAGES), child(top, MASKS)) for part, top in outer.items()}
     words = f"{_listed(outer)} with {IMAGES}/ and {MASKS}/ each{_without_masks(root, tops)}"
     return Found(words, _paired(root, tops))
 
@@ -106,8 +108,8 @@ def _segnet(root: Path) -> Found | None:
     """`train/` + `trainannot/`, and so for the other parts."""
     tops = {
         part: (top, annot)
-        for part, top in _parts(root).items()
-        if (annot := top.with_name(top.name + ANNOT)).is_dir()
+        for part, top in parts(root).items()
+        if (annot := child(root, top.name + ANNOT)).is_dir()
     }
     if not tops:
         return None
@@ -155,14 +157,9 @@ def _names(file: Path) -> list[str]:
         raise Failure(f"{file} is no list of names: {error}") from None
 
 
-def _parts(root: Path) -> dict[str, Path]:
-    """Folders that are named like parts."""
-    return {part: root / name for part, names in PARTS.items() for name in names if (root / name).is_dir()}
-
-
 def _without_masks(root: Path, tops: Container[str]) -> str:
     """What is said of folders that are named like parts and have no masks."""
-    left = {part: top for part, top in _parts(root).items() if part not in tops}
+    left = {part: top for part, top in parts(root).items() if part not in tops}
     return f" ({_listed(left)} without masks left out)" if left else ""
 
 
@@ -176,14 +173,14 @@ def _paired(root: Path, tops: dict[str, tuple[Path, Path]]) -> dict[str, list[Pa
     Raises:
         Failure: one has no other.
     """
-    parts = {}
+    found = {}
     for part, (images, masks) in tops.items():
         pictures, labelled = _by_stem(images), _by_stem(masks)
         here, there = (f"in {folder.relative_to(root).as_posix()}/" for folder in (images, masks))
         _require(root, here, pictures, labelled, there)
         _require(root, there, labelled, pictures, here)
-        parts[part] = [(picture, labelled[stem]) for stem, picture in pictures.items()]
-    return parts
+        found[part] = [(picture, labelled[stem]) for stem, picture in pictures.items()]
+    return found
 
 
 def _by_stem(folder: Path) -> dict[str, Path]:
@@ -194,15 +191,12 @@ def _by_stem(folder: Path) -> dict[str, Path]:
     """
     if not folder.is_dir():
         raise Failure(f"there is no folder {folder}, though there is its counterpart; add it")
-    files: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
-        if path.is_file() and not path.name.startswith(".") and path.name != "Thumbs.db":
-            if path.stem in files:
-                raise Failure(
-                    f"{files[path.stem]} and {path.name} share a name; a mask belongs to one picture"
-                )
-            files[path.stem] = path
-    return files
+    found: dict[str, Path] = {}
+    for path in files(folder):
+        if path.stem in found:
+            raise Failure(f"{found[path.stem]} and {path.name} share a name; a mask belongs to one picture")
+        found[path.stem] = path
+    return found
 
 
 def _require(root: Path, here: str, stems: Iterable[str], others: dict[str, Path], there: str) -> None:

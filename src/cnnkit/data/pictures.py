@@ -23,6 +23,9 @@ _RESAMPLING = {
 #: EXIF orientations that lay a picture on its side.
 _LYING = (5, 6, 7, 8)
 
+#: Endings of pictures that phones make and Pillow does not read.
+PHONES = (".heic", ".heif")
+
 
 def read(path: Path, draft: tuple[int, int] | None = None) -> Image.Image:
     """A picture in mode L or RGB, turned upright as its EXIF tag says, transparency laid on white.
@@ -37,8 +40,7 @@ def read(path: Path, draft: tuple[int, int] | None = None) -> Image.Image:
     with opened(path) as image:
         if draft is not None:
             image.draft(None, draft[::-1] if _lies(image) else draft)
-        image.load()
-        return seen(ImageOps.exif_transpose(image))
+        return seen(image)
 
 
 def size(path: Path) -> tuple[int, int]:
@@ -64,7 +66,8 @@ def opened(path: Path) -> Iterator[Image.Image]:
         with Image.open(path) as image:
             yield image
     except UnidentifiedImageError:
-        raise Failure(f"{path} is no image that can be read") from None
+        advice = "; save it as JPEG or PNG" if path.suffix.lower() in PHONES else ""
+        raise Failure(f"{path} is no image that can be read{advice}") from None
     except FileNotFoundError:
         raise Failure(f"there is no file {path}") from None
     except Failure:
@@ -85,7 +88,11 @@ def opened(path: Path) -> Iterator[Image.Image]:
 
 
 def seen(image: Image.Image) -> Image.Image:
-    """Any Pillow mode in L or RGB: palettes looked up, 16 bits brought to 8, alpha on white."""
+    """A picture upright, of any Pillow mode, in L or RGB: palettes looked up, 16 bits brought to 8, alpha on
+    white.
+    """
+    image.load()
+    image = ImageOps.exif_transpose(image)
     if image.mode in {"L", "RGB"}:
         return image
     if image.mode == "1":

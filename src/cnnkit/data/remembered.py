@@ -50,7 +50,10 @@ def cache_folder() -> Path:
 
 
 def _stamp(path: Path) -> list[int]:
-    status = path.stat()
+    try:
+        status = path.stat()
+    except OSError:  # a link that leads nowhere, or a file that is gone: the look says it
+        return [-1, -1]
     return [status.st_size, status.st_mtime_ns]
 
 

@@ -110,14 +110,48 @@ class DataSet:
         return replace(self, parts={name: part.without(keys) for name, part in self.parts.items()})
 
     def share(self, share: float) -> "DataSet":
-        """The same data with a share of the images of each class, always the same ones; tests stay whole."""
-        return replace(
+        """The same data with a share of the images of each class, always the same ones; tests stay whole.
+
+        Raises:
+            Failure: so few are left that none can be set aside.
+        """
+        made = replace(
             self,
             parts={
                 name: part if name == "test" else part.select(hold_out(part.labels, share))
                 for name, part in self.parts.items()
             },
         )
+        if short := [name for name, keys in made._aside().items() if not keys]:
+            raise Failure(
+                f"with so few images the {short[0]} part of {self.source} has no image; raise --share"
+            )
+        return made
+
+    def _aside(self) -> dict[str, Sequence[str]]:
+        """The keys that a split sets aside, where the data have no parts for that."""
+        aside: dict[str, Sequence[str]] = {}
+        whole = self.parts.get("all", self.parts.get("train"))
+        if whole is not None and "all" in self.parts:
+            aside["test"] = _choose(whole, TEST)
+        if whole is not None and "val" not in self.parts:
+            aside["val"] = _choose(whole.without(aside.get("test", ())), VAL)
+        return aside
+
+    def chosen(self) -> dict[str, Sequence[str]]:
+        """The keys that a split sets aside.
+
+        Raises:
+            Failure: there are too few images.
+        """
+        aside = self._aside()
+        if short := [name for name, keys in aside.items() if not keys]:
+            what = "of one class" if self.task == "classify" else "in all"
+            raise Failure(
+                f"{self.source} has too few images to set some aside for {' and '.join(short)}: there must "
+                f"be {1 + len(aside)} or more {what}; add some, or make folders train/, val/ and test/"
+            )
+        return aside
 
     def split(self, stored: Mapping[str, Sequence[str]] | None = None) -> "DataSet":
         """The same data with a `train`, a `val` and, where it came in one piece, a `test` part.
@@ -126,16 +160,11 @@ class DataSet:
             stored: keys set aside by an earlier call, to be used again.
 
         Raises:
-            Failure: a stored key is gone.
+            Failure: there are too few images to set some aside, or a stored key is gone.
         """
-        parts, aside = dict(self.parts), dict(stored or {})
+        parts, aside = dict(self.parts), self.chosen() if stored is None else dict(stored)
         if "all" in parts:
             parts["train"] = parts.pop("all")
-            if stored is None:
-                aside["test"] = _choose(parts["train"], TEST)
-        if stored is None and "train" in parts and "val" not in parts:
-            rest = parts["train"].without(aside.get("test", ()))
-            aside["val"] = _choose(rest, VAL)
         whole = parts.get("train")
         for name, keys in aside.items():
             if whole is None:

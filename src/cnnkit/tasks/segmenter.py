@@ -1,6 +1,6 @@
 """A trained network that labels every pixel of pictures of any size."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,8 +72,18 @@ class Segmenter:
         """Class names in the order of the logits."""
         return self.card.classes
 
-    def predict(self, image: str | Path | Image.Image, windows: Windows = PLAIN) -> Segmentation:
+    def predict(
+        self,
+        image: str | Path | Image.Image,
+        windows: Windows = PLAIN,
+        tick: Callable[[float], None] = lambda share: None,
+    ) -> Segmentation:
         """The class of every pixel of one picture.
+
+        Args:
+            image: its file, or the picture; either is turned upright.
+            windows: how it is looked at.
+            tick: called with the share of the picture that is labelled, after each window.
 
         Raises:
             Failure: the file cannot be read as an image.
@@ -85,11 +95,13 @@ class Segmenter:
             name, picture = str(image), read(Path(image))
         size = picture.height, picture.width
         mask = torch.empty(size, dtype=torch.uint8)
-        believed = 0.0
+        believed, done = 0.0, 0
         for down, across, logs in self._regions(picture, windows):
             best = logs[0].max(dim=0)
             mask[down, across] = best.indices.byte().cpu()
             believed += float(best.values.exp().double().sum())
+            done += best.indices.numel()
+            tick(done / mask.numel())
         counts = mask.flatten().bincount(minlength=len(self.classes))
         shares = tuple((counts / mask.numel()).tolist())
         return Segmentation(name, tuple(self.classes), shares, believed / mask.numel(), mask)
