@@ -78,6 +78,12 @@ def test_what_users_named_cannot_break_the_page() -> None:
     assert Reader(made).words.count(evil) >= 7
 
 
+def test_what_is_wider_than_a_phone_scrolls_inside_its_panel() -> None:
+    made = page("a", "b", {}, [Panel("c", table([{"class": "ant", "images": 3}]))])
+    assert '<div class="scroll"><table>' in made
+    assert re.search(r"\.scroll \{[^}]*overflow-x: auto", made)
+
+
 def test_charts_are_inline_and_keep_their_text() -> None:
     made = chart(curves({"Loss": {"train": [3.0, 2.0], "val": [3.5, 2.5]}}, [1, 2], "epoch"))
     assert made.startswith('<div class="chart"><svg')

@@ -52,8 +52,10 @@ def cli() -> None:
     Examples:
       cnnkit train digits --model lenet5
       cnnkit predict runs/classify/lenet5-digits picture.png
+      cnnkit train photos/ --model resnet18 --weights torchvision
+      cnnkit inspect resnet50
 
-    `cnnkit VERB --help` says more.
+    `cnnkit VERB --help` says more, with examples.
     """
 
 

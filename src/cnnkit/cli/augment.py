@@ -29,8 +29,17 @@ USUAL, SMALL = 224, 64
 @click.option(
     "--image-size", type=click.IntRange(1, 4096), metavar="N", help="Side of the network's input. [224]"
 )
-@click.option("--versions", type=click.IntRange(1, 50), default=6, show_default=True, help="Versions a row.")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of what is random.")
+@click.option(
+    "--versions",
+    type=click.IntRange(1, 50),
+    metavar="N",
+    default=6,
+    show_default=True,
+    help="Versions a row.",
+)
+@click.option(
+    "--seed", type=click.IntRange(0), metavar="N", default=0, show_default=True, help="Of what is random."
+)
 @click.option("--overwrite", is_flag=True, help="Replace FILE where it exists.")
 @as_json
 def command(

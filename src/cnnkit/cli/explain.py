@@ -35,12 +35,14 @@ def command() -> None:
     """
 
 
-@command.command("arithmetic")
+@command.command("arithmetic", short_help="One number that a layer gives, written out.")
 @click.argument("run", metavar="RUN_OR_ARTEFACT")
 @click.argument("image", metavar="IMAGE")
 @click.option("--layer", metavar="NAME", help="Dotted name of a convolution or linear layer. [the first]")
-@click.option("--at", type=Index(), metavar="Y,X", help="Position in its output; none for a linear layer.")
-@click.option("--channel", type=click.IntRange(0), default=0, show_default=True, help="Output channel.")
+@click.option("--at", type=Index(), metavar="Y,X", help="Position in its output; a linear layer has none.")
+@click.option(
+    "--channel", type=click.IntRange(0), metavar="N", default=0, show_default=True, help="Output channel."
+)
 @click.option("--entry", type=Index(), metavar="O,C,Y,X", help="Entry of its kernel: print its gradient too.")
 @as_json
 def arithmetic(
@@ -57,7 +59,7 @@ def arithmetic(
     \b
     Examples:
       cnnkit explain arithmetic runs/classify/lenet5-digits digit.png --layer stages.0.0 --at 3,4
-      cnnkit explain arithmetic best.safetensors digit.png --entry 0,0,2,2
+      cnnkit explain arithmetic best.safetensors digit.png --at 3,4 --entry 0,0,2,2
 
     With --entry the gradient of one kernel entry is printed as well, of the loss that the network would have
     if its own answer were the right one.

@@ -19,7 +19,7 @@ TASKS = {"classification": "classify", "segmentation": "segment"}
 
 @click.command("models", short_help="List the networks there are.")
 @click.argument("pattern", default="*")
-@click.option("--task", type=click.Choice(list(TASKS.values())), help="Those that do this alone.")
+@click.option("--task", type=click.Choice(list(TASKS.values())), help="Only networks that do this.")
 @as_json
 def command(pattern: str, task: str | None, as_json: bool) -> None:
     """List the networks whose name matches PATTERN, with what is published of them.
@@ -32,7 +32,8 @@ def command(pattern: str, task: str | None, as_json: bool) -> None:
 
     Parameters and multiply-adds are of the published form, at the input size shown. The error is the paper's
     in percent, of the first answer and of the first five, with how it was measured; where it is not the
-    paper's, whose it is comes first. The rung is how far the network is verified: see `cnnkit verify --help`.
+    paper's, whose it is comes first; what was not read in a source is unknown. The rung is how far the
+    network is verified: see `cnnkit verify --help`.
     """
     entries = [entry for family in canon.families() for entry in canon.entries(family)]
     entries = [entry for entry in entries if task in (None, _task(entry))]

@@ -19,11 +19,14 @@ quiet = click.option("--quiet", is_flag=True, help="No progress; warnings and th
 data_dir = click.option(
     "--data-dir",
     type=click.Path(file_okay=False),
+    metavar="DIR",
     default="data",
     show_default=True,
     help="Where built-in data sets are, or are downloaded to.",
 )
-device = click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1 or mps.")
+device = click.option(
+    "--device", metavar="NAME", default="cpu", show_default=True, help="cpu, cuda, cuda:1 or mps."
+)
 
 
 def require_known(model: str | None) -> None:

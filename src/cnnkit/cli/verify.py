@@ -17,7 +17,9 @@ from cnnkit.verify.finding import RUNGS, Finding, reached
 
 @click.command("verify", short_help="Compare networks with their papers.")
 @click.argument("pattern", default="*")
-@click.option("--rung", type=click.IntRange(1, max(RUNGS)), help="Deepest rung to run; 2 unless told.")
+@click.option(
+    "--rung", type=click.IntRange(1, max(RUNGS)), metavar="N", help="Deepest rung to run; 2 unless told."
+)
 @click.option("--record", is_flag=True, help="Run every rung and write the packaged ledger.")
 @as_json
 @quiet

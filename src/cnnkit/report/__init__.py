@@ -57,9 +57,9 @@ def table(rows: Sequence[Mapping[str, object]]) -> Markup:
     lines = (
         Markup("<tr>{}</tr>").format(Markup("").join(_cell(value) for value in row.values())) for row in rows
     )
-    return Markup("<table><thead><tr>{}</tr></thead><tbody>{}</tbody></table>").format(
-        head, Markup("").join(lines)
-    )
+    return Markup(
+        '<div class="scroll"><table><thead><tr>{}</tr></thead><tbody>{}</tbody></table></div>'
+    ).format(head, Markup("").join(lines))
 
 
 def _cell(value: object) -> Markup:
