@@ -37,6 +37,9 @@ class Spec:
 
 _specs: dict[str, Spec] = {}
 
+#: As many names are shown where none is near.
+MOST = 6
+
 
 def register(
     factory: Callable[..., nn.Module], *, task: str, canon: str, variants: Mapping[str, Mapping[str, Any]]
@@ -65,8 +68,12 @@ def spec(name: str) -> Spec:
 
 def unknown(name: str, known: Mapping[str, object] | list[str], what: str = "model") -> str:
     """The sentence that says a name is not known, with the nearest that are."""
-    near = difflib.get_close_matches(name, list(known), n=3) or sorted(known)[:3]
-    return f"no {what} {name!r}; did you mean {', '.join(near)}?"
+    near = difflib.get_close_matches(name, list(known), n=3)
+    if near:
+        return f"no {what} {name!r}; did you mean {', '.join(near)}?"
+    names = sorted(known)
+    more = f", and {len(names) - MOST} more" if len(names) > MOST else ""
+    return f"no {what} {name!r}; there are {', '.join(names[:MOST])}{more}"
 
 
 def specs(pattern: str = "*", *, task: str | None = None) -> Iterator[Spec]:

@@ -182,6 +182,19 @@ def test_check_leaves_with_three_where_it_found_something(
     assert [f["keys"] for f in json.loads(out)["findings"]] == [["a/zero.jpg"]]
 
 
+def test_a_photo_of_a_hundred_megapixels_is_no_attack(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        for i in range(3):
+            Image.new("1", (9 + i, 9), name == "a").save(tmp_path / name / f"{i}.png")
+    Image.new("1", (10_000, 10_000)).save(tmp_path / "a" / "large.png")
+    _, out, err = run(capsys, "check", tmp_path)
+    assert "unreadable" not in out
+    assert "bomb" not in err
+
+
 def test_explain_arithmetic_prints_what_the_layer_gave(
     capsys: pytest.CaptureFixture[str], trained: Path, digit: Path
 ) -> None:
@@ -302,6 +315,7 @@ def test_verify_records_what_it_found_beside_what_was_there(
     ("arguments", "code", "sentence"),
     [
         (["train", "digits", "--model", "lenet55"], 2, "no model 'lenet55'; did you mean lenet5"),
+        (["train", "digits", "--model", "net.py:own"], 2, "no model 'net.py:own'; there are alexnet"),
         (["train", "digits"], 2, "name a network with --model"),
         (["train", "--model", "lenet5"], 2, "name the data to train on"),
         (["train", "nowhere/at/all", "--model", "lenet5"], 2, "nowhere/at/all does not exist"),

@@ -100,7 +100,9 @@ def test_a_page_and_a_drawing_are_written_and_said_nothing_of(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     page, figure = tmp_path / "a.html", tmp_path / "a.svg"
-    code, out, _ = run(capsys, "googlenet", "--html", page, "--figure", figure)
+    code, out, err = run(capsys, "googlenet", "--html", page, "--figure", figure)
+    assert f"page: {page}" in err
+    assert f"drawing: {figure}" in err
     assert (code, out) == (0, "")
     assert "depth" in page.read_text()
     assert ElementTree.parse(figure).getroot().tag.endswith("svg")

@@ -216,12 +216,14 @@ def test_the_network_is_left_as_it_was(network: nn.Sequential, image: Tensor) ->
 
 
 def test_what_cannot_be_explained_is_refused(network: nn.Sequential, image: Tensor) -> None:
-    with pytest.raises(LookupError, match="no convolution or linear layer '1'; did you mean"):
+    with pytest.raises(LookupError, match="no convolution or linear layer '1'; there are 0, 2, 5, 7"):
         output_value(network, "1", image, at=(0, 0))
     with pytest.raises(ValueError, match=r"at must lie in \(0..5, 0..7\), got \(6, 0\)"):
         output_value(network, "2", image, at=(6, 0))
     with pytest.raises(ValueError, match=r"at must lie in \(0..5, 0..7\), got \(1\)"):
         output_value(network, "2", image, at=(1,))
+    with pytest.raises(ValueError, match=r"at must lie in \(0..5, 0..7\), and none is given"):
+        output_value(network, "2", image, at=())
     with pytest.raises(ValueError, match=r"channel must lie in \(0..3\), got \(4\)"):
         output_value(network, "2", image, at=(0, 0), channel=4)
     with pytest.raises(ValueError, match=r"entry must lie in \(0..3, 0..2, 0..2, 0..2\), got \(0, 3, 0, 0\)"):

@@ -337,7 +337,7 @@ def test_a_download_is_kept_checked_and_recorded(tmp_path: Path, monkeypatch: py
     ("source", "model", "sentence"),
     [
         ("torchvision", None, "has many networks; name one with --model"),
-        ("torchvision:V9", "resnet18", "no weights of resnet18 'V9'; did you mean"),
+        ("torchvision:V9", "resnet18", "no weights of resnet18 'V9'; there are DEFAULT"),
         ("torchvision", "lenet5", "torchvision has no weights that fit lenet5"),
         ("torchvision", "resnt18", "no model 'resnt18'; did you mean"),
     ],

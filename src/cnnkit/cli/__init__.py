@@ -1,6 +1,7 @@
 """The command line: one file a verb, imported when it is called, and torch when there is work for it."""
 
 import sys
+import warnings
 from importlib import import_module
 
 import click
@@ -61,6 +62,8 @@ def cli() -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run a command and exit: 0 done, 1 failed, 2 misused, 3 a check did not pass, 130 interrupted."""
+    # Pillow takes photos of 89 megapixels for an attack, and refuses those of twice as many by itself.
+    warnings.filterwarnings("ignore", "Image size .* exceeds limit of .* pixels, could be decompression bomb")
     try:
         code = cli.main(arguments, prog_name="cnnkit", standalone_mode=False)
     except click.ClickException as error:

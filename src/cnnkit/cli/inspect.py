@@ -181,10 +181,12 @@ def overview(made: "Table", published: "list[Published]", as_json: bool, given: 
         from cnnkit.inspect.page import as_html
 
         write(given["html"], as_html(made, published))
+        click.echo(f"page: {given['html']}", err=True)
     if given["figure"] is not None:
         from cnnkit.inspect.figure import drawing
 
         write(given["figure"], drawing(made.trace, name=made.name))
+        click.echo(f"drawing: {given['figure']}", err=True)
     if as_json:
         emit(render.record(made, published))
     elif given["csv"]:

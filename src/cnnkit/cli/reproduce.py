@@ -75,7 +75,7 @@ def _say(what: str, text: str) -> None:
     type=click.Choice(get_args(Size)),
     default="tiny",
     show_default=True,
-    help="tiny tests that it runs, small takes a CPU an hour or two, full is the paper's protocol.",
+    help="tiny tests that it runs, small takes a CPU core an hour or two, full is the paper's protocol.",
 )
 @click.option("--seeds", type=click.IntRange(1), metavar="N", help="Runs of each arm. [as the scale says]")
 @click.option("--output", type=click.Path(path_type=Path), metavar="DIR", help="[runs/reproduce/NAME-SCALE]")

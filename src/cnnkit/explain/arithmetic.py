@@ -293,7 +293,8 @@ def _only(runs: list[_Run], layer: str) -> _Run:
 def _require_inside(name: str, index: Sequence[int], sizes: Sequence[int]) -> None:
     if len(index) != len(sizes) or not all(0 <= i < n for i, n in zip(index, sizes, strict=True)):
         inside = ", ".join(f"0..{n - 1}" for n in sizes)
-        raise ValueError(f"{name} must lie in ({inside}), got ({', '.join(map(str, index))})")
+        got = f"got ({', '.join(map(str, index))})" if index else "and none is given"
+        raise ValueError(f"{name} must lie in ({inside}), {got}")
 
 
 def _select(values: Tensor, index: Sequence[int], axis: int) -> Tensor:
