@@ -2,7 +2,8 @@
 
     python benchmarks/inspection.py --rounds 15
 
-Candidates, in turn in every round, one thread, each with a network of its own, built beforehand:
+Candidates, in turn in every round, one thread, each with a network and a process of its own, as some leave
+others slower by a fifth:
 `cnnkit.inspect` with rows, totals, receptive fields and peaks of memory; torchinfo, fvcore, ptflops (both
 backends) and torch.utils.flop_counter, none of which knows receptive fields. Each counts on the CPU and on
 the meta device and is represented by the faster; what does not run there is said. Measured is the CPU time of
@@ -21,6 +22,7 @@ import importlib.util
 import io
 import itertools
 import logging
+import multiprocessing
 import os
 import resource
 import statistics
@@ -30,6 +32,7 @@ import time
 import warnings
 from collections.abc import Callable
 from functools import partial
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import torch
@@ -90,6 +93,17 @@ COUNTERS: dict[str, tuple[str, Count]] = {
 }
 
 
+#: Processes that begin with nothing.
+SPAWN = multiprocessing.get_context("spawn")
+
+
+def quieten() -> None:
+    """One thread, and nothing of what others would log."""
+    warnings.simplefilter("ignore")
+    logging.disable(logging.CRITICAL)
+    torch.set_num_threads(1)
+
+
 def quietly(run: Callable[[], object]) -> None:
     """Run without what it would print."""
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
@@ -111,32 +125,47 @@ def seconds(run: Callable[[], object], least: float = 0.2) -> float:
         gc.enable()
 
 
+def candidate(turns: Connection, name: str, peer: str, device: str) -> None:
+    """A counter in a process of its own: it says whether it runs, then takes a turn when it is asked."""
+    quieten()
+    build = importlib.import_module("torchvision.models").get_model
+    with torch.device(device):
+        model = build(name, weights=None).eval()
+    images = torch.zeros(1, 3, 224, 224, device=device)
+    run = partial(quietly, partial(COUNTERS[peer][1], model, images))
+    try:
+        run()
+    except Exception as error:
+        turns.send(type(error).__name__)
+        return
+    turns.send(None)
+    while turns.recv():
+        for part in model.modules():  # fvcore and ptflops leave hooks behind
+            part._forward_hooks.clear()
+            part._forward_pre_hooks.clear()
+        turns.send(seconds(run))
+
+
 def contest(name: str, rounds: int) -> None:
     """One network, all candidates."""
-    build = importlib.import_module("torchvision.models").get_model
-    images = torch.zeros(1, 3, 224, 224)
-    candidates: dict[tuple[str, str], Callable[[], object]] = {}
-    models: dict[tuple[str, str], nn.Module] = {}
-    for device, (peer, (package, count)) in itertools.product(("meta", "cpu"), COUNTERS.items()):
-        if importlib.util.find_spec(package) is not None:
-            with torch.device(device):
-                model = models[peer, device] = build(name, weights=None).eval()
-            run: Callable[[], object] = partial(quietly, partial(count, model, images.to(device)))
-            try:
-                run()
-            except Exception as error:
-                print(f"{name}: {peer} does not run on {device}: {type(error).__name__}")
-            else:
-                candidates[peer, device] = run
-    taken: dict[tuple[str, str], list[float]] = {key: [] for key in candidates}
+    there = [peer for peer, (package, _) in COUNTERS.items() if importlib.util.find_spec(package) is not None]
+    turns: dict[tuple[str, str], Connection] = {}
+    for key in itertools.product(there, ("meta", "cpu")):
+        turns[key], theirs = SPAWN.Pipe()
+        SPAWN.Process(target=candidate, args=(theirs, name, *key), daemon=True).start()
+    for (peer, device), pipe in list(turns.items()):
+        if problem := pipe.recv():
+            print(f"{name}: {peer} does not run on {device}: {problem}")
+            del turns[peer, device]
+    taken: dict[tuple[str, str], list[float]] = {key: [] for key in turns}
     for i in range(rounds + 1):
-        for key, candidate in candidates.items():
-            for part in models[key].modules():  # fvcore and ptflops leave hooks behind
-                part._forward_hooks.clear()
-                part._forward_pre_hooks.clear()
-            found = seconds(candidate)
+        for key, pipe in turns.items():
+            pipe.send(True)
+            found = pipe.recv()
             if i:
                 taken[key].append(found)
+    for pipe in turns.values():
+        pipe.send(False)
     report(name, taken)
 
 
@@ -249,9 +278,7 @@ def main() -> None:
     parser.add_argument("--models", default="resnet152,efficientnet_b7")
     parser.add_argument("--shell", type=int, default=3, help="rounds of whole processes; 0 leaves them out")
     asked = parser.parse_args()
-    warnings.simplefilter("ignore")
-    logging.disable(logging.CRITICAL)
-    torch.set_num_threads(1)
+    quieten()
     missing = {package for package, _ in COUNTERS.values() if importlib.util.find_spec(package) is None}
     if missing:
         print(f"NOT INSTALLED, so not compared: {', '.join(sorted(missing))}")
