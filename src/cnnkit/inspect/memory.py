@@ -20,9 +20,9 @@ from cnnkit.inspect.operators import FORGETS, MOVES, names
 def moved(node: Node) -> int:
     """Bytes that an operator reads and writes at least, each input and result once; views move nothing."""
     if node.op in SPARING:
+        if node.op == "embedding":
+            return 2 * node.outs[0].nbytes + node.args[1].nbytes
         return 2 * node.allocated
-    if node.op == "embedding":
-        return 2 * node.outs[0].nbytes + node.args[1].nbytes
     total = 0
     for value in node.inputs:
         total += value.nbytes
@@ -31,7 +31,8 @@ def moved(node: Node) -> int:
     return total
 
 
-SPARING = MOVES | {"overlay"}
+#: Operators that leave most of what they are given unread.
+SPARING = MOVES | {"overlay", "embedding"}
 
 ATTENTION = names(
     """
