@@ -119,13 +119,11 @@ class Chain:
         for part in parts:
             path, short, instead = known.get(id(part), UNKNOWN)
             out, made = None, None
-            if value is None:
-                pass
-            elif short is not None:
+            if value is not None and short is not None:
                 made = recorder.quick(path, part, short, value)
                 if made is not None and made.tensor is not None:
                     out = x  # written in place
-            elif isinstance(instead, Chain):
+            elif value is not None and isinstance(instead, Chain):
                 outer, recorder.call = recorder.call, recorder.opened(path, part)
                 out, made = instead.follow(part, x, value)
                 if made is not None:
