@@ -8,6 +8,8 @@ import signal
 import time
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -16,6 +18,7 @@ from rich.console import Console
 from cnnkit.errors import Stopped
 from cnnkit.tasks import load
 from cnnkit.train.directory import Directory
+from cnnkit.train.guards import stoppable
 
 EPOCHS = 14
 
@@ -128,3 +131,23 @@ def test_an_interrupt_says_how_to_go_on_and_the_run_ends_the_same(
     assert finish(start(run.path, resume=True)) == 0
     assert history(run) == history(whole)
     assert load(run.best).card.metrics == load(whole.best).card.metrics
+
+
+def test_workers_that_end_meanwhile_do_not_hide_what_is_saved() -> None:
+    class Last:
+        def exists(self) -> bool:
+            os.kill(os.getpid(), signal.SIGCHLD)  # a worker ended, while it is looked what there is
+            return False
+
+    def raises(number: int, frame: object) -> None:
+        raise RuntimeError("worker is killed")
+
+    run: Any = SimpleNamespace(last=Last(), path="run")
+    plan: Any = SimpleNamespace(directory=run, recipe=SimpleNamespace(epochs=3))
+    before = signal.signal(signal.SIGCHLD, raises)
+    try:
+        with pytest.raises(Stopped, match="0 of 3 epochs are saved"), stoppable(plan):
+            raise Stopped
+        assert signal.getsignal(signal.SIGCHLD) is raises
+    finally:
+        signal.signal(signal.SIGCHLD, before)

@@ -52,7 +52,8 @@ def stoppable(plan: Plan) -> Iterator[None]:
         for number in before:
             signal.signal(number, signal.SIG_IGN)
         if hasattr(signal, "SIGCHLD"):
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # PyTorch's raises where a data worker ended too
+            # PyTorch's raises where a data worker was ended too
+            before[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, signal.SIG_DFL) or signal.SIG_DFL
         raise Stopped(told()) from None
     finally:
         for number, handler in before.items():
